@@ -1,0 +1,211 @@
+//! What `queue/muster/<daemon>.ctl` carries: questions and orders to a daemon, one answer each.
+//!
+//! Every answer serialises to the JSON that `muster-control --output json` prints, so field names here are a public
+//! contract: they may be added, never renamed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::{AgentId, AgentStatus, Reason},
+    event::Event,
+};
+
+/// A question or an order. Grows at the end only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// How is the daemon? Every daemon answers with [`Response::Status`].
+    Status,
+    /// Read the configuration again. Every daemon answers [`Response::Done`] or [`Response::Failed`]; a bad file
+    /// changes nothing.
+    Reload,
+    /// remoted: the agents whose id is greater than `after`, in order of number, at most `limit` of them.
+    /// Answer: [`Response::Agents`].
+    Agents {
+        /// Where the last page ended.
+        after: Option<AgentId>,
+        /// The largest page wanted; the daemon may send fewer.
+        limit: u32,
+    },
+    /// remoted: one agent. Answer: [`Response::Agents`] with one or none.
+    Agent(AgentId),
+    /// remoted: is the agent there, and since when? Asked by authd for the force rules.
+    /// Answer: [`Response::Liveness`].
+    Liveness(AgentId),
+    /// remoted: `client.keys` has been written; look at it now. Answer: [`Response::Done`].
+    KeysChanged,
+    /// natsd: every event from now on, as it is taken. Answer: [`Response::Event`] again and again, until the client
+    /// closes. The last `backlog` events come first, as far as natsd still has them.
+    FollowEvents {
+        /// How many past events.
+        backlog: u32,
+    },
+}
+
+impl Request {
+    /// Whether any peer that may open the socket may ask this; the others are for root and the daemon's own user.
+    /// A new request changes things until it is listed here.
+    pub fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Status | Self::Agents { .. } | Self::Agent(_) | Self::Liveness(_) | Self::FollowEvents { .. }
+        )
+    }
+}
+
+/// An answer. Grows at the end only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// The order was carried out; the text says what was done, for people.
+    Done(String),
+    /// It was not, and why.
+    Failed(String),
+    /// The peer may not ask this.
+    Denied,
+    /// This daemon does not know the request.
+    Unknown,
+    /// How the daemon is.
+    Status(Box<DaemonStatus>),
+    /// Agents, and whether more follow behind the last one.
+    Agents {
+        /// This page.
+        agents: Vec<AgentInfo>,
+        /// Whether another page follows.
+        more: bool,
+    },
+    /// An agent's liveness, or `None` when remoted does not know the id.
+    Liveness(Option<Liveness>),
+    /// One event that natsd took.
+    Event(Box<PublishedEvent>),
+}
+
+/// How a daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Short name.
+    pub daemon: String,
+    /// Release.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Unix seconds at which it started.
+    pub since: u64,
+    /// Whether it does its whole job now.
+    pub ready: bool,
+    /// What it cannot do now, or does worse than it should, and why; empty when all is well.
+    pub degraded: Vec<String>,
+    /// Addresses and paths that it listens on.
+    pub listening: Vec<String>,
+    /// Every queue with a bound.
+    pub queues: Vec<QueueStatus>,
+    /// Counters since the start, by metric name without the `muster_` prefix; drops and refusals included.
+    pub counters: Vec<(String, u64)>,
+    /// Further facts for people, such as the server that natsd is connected to.
+    pub facts: Vec<(String, String)>,
+}
+
+/// How full a queue is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Its name, such as `analysis`.
+    pub name: String,
+    /// What is in it, in `unit`s.
+    pub used: u64,
+    /// Its bound.
+    pub capacity: u64,
+    /// `events`, `bytes`, `messages` …
+    pub unit: String,
+    /// What could not get in and was dropped, since the start.
+    pub dropped: u64,
+}
+
+/// What the force rules of enrollment ask of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Liveness {
+    /// Its status.
+    pub status: AgentStatus,
+    /// Unix seconds at which it was disconnected; 0 while it is not.
+    pub disconnected_at: u64,
+}
+
+/// All that remoted knows of an agent. Times are Unix seconds; absent = never or unknown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentInfo {
+    /// Id.
+    pub id: AgentId,
+    /// Name.
+    pub name: String,
+    /// Registered address: `any`, an address or a network.
+    pub ip: String,
+    /// Status.
+    pub status: AgentStatus,
+    /// Why it has that status.
+    pub reason: Option<Reason>,
+    /// Since when.
+    pub since: Option<u64>,
+    /// The version that it reports, such as `Wazuh v4.14.7` or `OSSEC HIDS v4.2.0`.
+    pub version: Option<String>,
+    /// When the last valid message came.
+    pub last_heard: Option<u64>,
+    /// When the last keepalive came.
+    pub last_keepalive: Option<u64>,
+    /// When the manager last sent its own keepalive.
+    pub last_sent: Option<u64>,
+    /// Whole intervals missed.
+    pub missed: u32,
+    /// Seconds of silence after which it counts as disconnected, as worked out for this agent.
+    pub timeout: Option<u64>,
+    /// Seconds between its own keepalives, as seen.
+    pub observed_interval: Option<u64>,
+    /// The address and port that it talks from.
+    pub peer: Option<String>,
+    /// `tcp` or `udp`.
+    pub protocol: Option<String>,
+    /// `wazuh-aes`, `ossec-aes` or `blowfish`.
+    pub crypto: Option<String>,
+    /// The address that it reports of itself.
+    pub reported_ip: Option<String>,
+    /// Operating system, as it reports it.
+    pub os: Option<OsInfo>,
+    /// MD5 of its `merged.mg`, or `x` when it has none.
+    pub merged_sum: Option<String>,
+    /// MD5 of its unpacked `agent.conf`.
+    pub config_sum: Option<String>,
+    /// Labels, as `key:value` lines with their `#` and `!` marks.
+    pub labels: Vec<String>,
+}
+
+/// What an agent reports of its operating system.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OsInfo {
+    /// `Debian GNU/Linux`.
+    pub name: Option<String>,
+    /// `12`.
+    pub version: Option<String>,
+    /// `12`.
+    pub major: Option<String>,
+    /// Digits behind the first dot.
+    pub minor: Option<String>,
+    /// Windows build.
+    pub build: Option<String>,
+    /// `bookworm`.
+    pub codename: Option<String>,
+    /// `debian`.
+    pub platform: Option<String>,
+    /// `x86_64`.
+    pub arch: Option<String>,
+    /// The whole uname line.
+    pub uname: Option<String>,
+}
+
+/// An event as natsd took it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedEvent {
+    /// The whole subject.
+    pub subject: String,
+    /// natsd's sequence number.
+    pub sequence: u64,
+    /// Who made it.
+    pub producer: String,
+    /// The event; a keepalive's body is complete.
+    pub event: Event,
+}
