@@ -1,2 +1,48 @@
-//! Placeholder.
-fn main() {}
+//! Build, demo, test and release tasks: `cargo xtask <task>`.
+//!
+//! One file per task. What a task runs, it prints first, so that it can be repeated by hand.
+
+mod demo;
+mod nats;
+mod shell;
+mod test;
+mod tools;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// tasks for people who build Muster
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// run a whole manager with a fleet on this machine, and watch it
+    ///
+    /// Builds, makes a private home, starts authd, remoted and natsd on free ports of 127.0.0.1 as the current user,
+    /// and a simulated fleet; shows the roster and the events, kills ten agents without goodbye, and lets them come
+    /// back. Uses a nats-server if one is installed. Ctrl-C leaves nothing behind.
+    Demo(demo::Demo),
+    /// run every check and test, fetching what they need
+    Test(test::Test),
+    /// fetch the servers that the tests need from Debian's packages, below target/, without starting them
+    Tools,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Demo(demo) => demo.run(),
+        Task::Test(test) => test.run(),
+        Task::Tools => tools::fetch_missing().map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

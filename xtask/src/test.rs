@@ -1,0 +1,103 @@
+//! `cargo xtask test`: what continuous integration runs, in the order in which one wants to hear bad news.
+
+use std::{env, process::ExitCode, time::Instant};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{shell, tools, tree};
+
+/// run every check and test, fetching what they need
+#[derive(Args)]
+pub(crate) struct Test {
+    /// run only these steps: tree, fmt, clippy, test, doc, demo
+    #[arg(long, value_delimiter = ',', value_name = "STEP")]
+    only: Vec<String>,
+}
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: [Step; 6] = [
+    ("tree", tree::check),
+    ("fmt", fmt),
+    ("clippy", clippy),
+    ("test", test),
+    ("doc", doc),
+    ("demo", demo),
+];
+
+impl Test {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let mut took = Vec::new();
+        for (name, step) in STEPS {
+            if !self.only.is_empty() && !self.only.iter().any(|only| only == name) {
+                continue;
+            }
+            let start = Instant::now();
+            step()?;
+            took.push((name, start.elapsed()));
+        }
+        for (name, elapsed) in took {
+            println!("{name:8} {:>6.1} s", elapsed.as_secs_f64());
+        }
+        println!("all checks and tests passed");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn fmt() -> Result<()> {
+    shell::run(&mut shell::cargo(&["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<()> {
+    shell::run(&mut shell::cargo(&[
+        "clippy",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))
+}
+
+fn test() -> Result<()> {
+    tools::fetch_missing()?;
+    // The stories run the real daemons: build them first, whatever the test runner builds by itself.
+    shell::run(&mut shell::cargo(&[
+        "build",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--bins",
+    ]))?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain([
+        "/usr/sbin".into(),
+        tools::directory().join("usr/sbin"),
+        tools::directory().join("usr/bin"),
+    ]);
+    let mut command = shell::cargo(&["test", "--quiet", "--locked", "--workspace"]);
+    command.env("PATH", env::join_paths(folders)?);
+    shell::run(&mut command)
+}
+
+fn doc() -> Result<()> {
+    let mut command = shell::cargo(&["doc", "--quiet", "--locked", "--workspace", "--no-deps"]);
+    command.env("RUSTDOCFLAGS", "--deny warnings");
+    shell::run(&mut command)
+}
+
+fn demo() -> Result<()> {
+    shell::run(&mut shell::cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "xtask",
+        "--",
+        "demo",
+        "--once",
+    ]))
+}
