@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The agent daemon: its network edge, and the roster of who is alive.
+
+pub mod slot;

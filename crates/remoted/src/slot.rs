@@ -1,0 +1,541 @@
+//! What the network's workers and the roster share about one agent.
+//!
+//! Workers and roster meet only here and in the [`News`] queue. A worker touches a slot for every message, so all that
+//! a plain event needs is one or two atomic stores; the only lock, around the route, is taken by control messages and
+//! by sends.
+//!
+//! **Invariant:** whoever holds a slot may read it for ever; whether it is still the agent's slot is a question to the
+//! key table. A slot whose line left `client.keys` is never heard again.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::Add,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use muster_proto::{
+    agent::{AgentId, AgentStatus},
+    keys::{address::RegisteredAddress, cipher::CipherKeys, file::KeyEntry},
+    transport::{counter::Counter, envelope::CryptoForm, keepalive::Keepalive},
+};
+use nix::time::{ClockId, clock_gettime};
+
+/// Milliseconds on the clock that neither steps nor stops while the machine sleeps (`CLOCK_BOOTTIME`).
+///
+/// The count begins when the machine does, so 0 is never a time that something happened at: it says *never*.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// Before anything happened.
+    pub const NEVER: Self = Self(0);
+
+    /// The time now. Edges call this; cores are told.
+    pub fn now() -> Self {
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC))
+            .map_or(Duration::ZERO, Duration::from);
+        Self(u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1))
+    }
+
+    /// How long ago `earlier` was; nothing when it lies ahead.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Whether nothing happened yet.
+    pub fn is_never(self) -> bool {
+        self == Self::NEVER
+    }
+}
+
+impl Add<Duration> for Millis {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// What carried a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// A stream of framed messages.
+    Tcp,
+    /// One message a datagram.
+    Udp,
+}
+
+impl Protocol {
+    /// The word in lists.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A TCP connection of this process; numbers are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    const WORKER_SHIFT: u32 = 48;
+
+    /// The `sequence`th connection of a worker. Sequences begin at 1, so that no connection has number 0.
+    pub fn new(worker: usize, sequence: u64) -> Self {
+        Self(((worker as u64) << Self::WORKER_SHIFT) | (sequence & ((1 << Self::WORKER_SHIFT) - 1)))
+    }
+
+    /// The worker that serves it.
+    pub fn worker(self) -> usize {
+        usize::try_from(self.0 >> Self::WORKER_SHIFT).unwrap_or(usize::MAX)
+    }
+
+    /// As a number, for logs.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Where answers to an agent go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Into the connection that its last control message came over.
+    Tcp {
+        /// The connection, which knows its worker.
+        connection: ConnectionId,
+        /// The other end.
+        peer: SocketAddr,
+    },
+    /// To the address that its last control message came from.
+    Udp {
+        /// The worker that received it, and sends the answers.
+        worker: usize,
+        /// Which of the worker's sockets: answers leave from the one that was asked.
+        socket: usize,
+        /// Address and port of the agent.
+        peer: SocketAddr,
+    },
+}
+
+impl Route {
+    /// The other end.
+    pub fn peer(&self) -> SocketAddr {
+        match self {
+            Self::Tcp { peer, .. } | Self::Udp { peer, .. } => *peer,
+        }
+    }
+
+    /// What carries the messages.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Tcp { .. } => Protocol::Tcp,
+            Self::Udp { .. } => Protocol::Udp,
+        }
+    }
+
+    /// The worker that sends on it.
+    pub fn worker(&self) -> usize {
+        match self {
+            Self::Tcp { connection, .. } => connection.worker(),
+            Self::Udp { worker, .. } => *worker,
+        }
+    }
+}
+
+/// Whose manager protocol an agent follows, as its keepalives say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// It has not said.
+    Unknown,
+    /// `Wazuh v..`.
+    Wazuh,
+    /// `OSSEC HIDS v..`.
+    Ossec,
+}
+
+/// What workers and roster share about one agent. One per key line, kept over key reloads while id, name, address and
+/// key stay the same.
+pub struct AgentSlot {
+    /// The id, as the key line has it.
+    pub id: AgentId,
+    /// The name.
+    pub name: Arc<str>,
+    /// Where it may talk from.
+    pub address: RegisteredAddress,
+    /// The keys of its envelope.
+    pub keys: CipherKeys,
+    heard: AtomicU64,
+    status: AtomicU8,
+    revival_told: AtomicBool,
+    form: AtomicU8,
+    family: AtomicU8,
+    owner: AtomicU64,
+    route: Mutex<Option<Route>>,
+    received: AtomicU64,
+    received_loaded: AtomicBool,
+    events: AtomicU64,
+    event_bytes: AtomicU64,
+    events_dropped: AtomicU64,
+}
+
+impl AgentSlot {
+    /// The slot of a key line that nothing was heard of yet.
+    pub fn new(entry: &KeyEntry) -> Self {
+        Self {
+            id: entry.id.clone(),
+            name: entry.name.as_str().into(),
+            address: entry.address.clone(),
+            keys: CipherKeys::derive(entry.id.as_str(), &entry.name, entry.key.expose()),
+            heard: AtomicU64::new(0),
+            status: AtomicU8::new(AgentStatus::NeverConnected.code()),
+            revival_told: AtomicBool::new(false),
+            form: AtomicU8::new(form_code(CryptoForm::Blowfish)),
+            family: AtomicU8::new(0),
+            owner: AtomicU64::new(0),
+            route: Mutex::new(None),
+            received: AtomicU64::new(0),
+            received_loaded: AtomicBool::new(false),
+            events: AtomicU64::new(0),
+            event_bytes: AtomicU64::new(0),
+            events_dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// The slot of a line whose name or key was changed. When the id and the address text are the old ones the agent
+    /// is still taken to sit where it sat: what was heard and where answers go stay, as with the stock manager.
+    #[must_use]
+    pub fn succeed(entry: &KeyEntry, old: &Self) -> Self {
+        let new = Self::new(entry);
+        new.status.store(old.status.load(Ordering::Relaxed), Ordering::Relaxed);
+        new.received.store(old.received.load(Ordering::Relaxed), Ordering::Relaxed);
+        new.received_loaded.store(old.received_loaded.load(Ordering::Relaxed), Ordering::Relaxed);
+        if new.address.text() == old.address.text() {
+            new.heard.store(old.heard.load(Ordering::Relaxed), Ordering::Relaxed);
+            new.form.store(old.form.load(Ordering::Relaxed), Ordering::Relaxed);
+            new.family.store(old.family.load(Ordering::Relaxed), Ordering::Relaxed);
+            if let Some(route) = old.route() {
+                new.bind(route);
+            }
+        }
+        new
+    }
+
+    /// When the last valid message came, or [`Millis::NEVER`] in this process.
+    pub fn heard(&self) -> Millis {
+        Millis(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// A valid message came. Also called while its connection is paused by us, since it may be talking all the time.
+    pub fn hear(&self, now: Millis) {
+        self.heard.fetch_max(now.0, Ordering::Relaxed);
+    }
+
+    /// The status that the roster gave it last.
+    pub fn status(&self) -> AgentStatus {
+        AgentStatus::from_code(self.status.load(Ordering::Relaxed)).unwrap_or(AgentStatus::NeverConnected)
+    }
+
+    /// Only the roster calls this.
+    pub fn set_status(&self, status: AgentStatus) {
+        self.status.store(status.code(), Ordering::Relaxed);
+        self.revival_told.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether an event or answer heard now is news to the roster: the agent was away, and nobody said so since its
+    /// status was last set.
+    pub(crate) fn revival_is_news(&self) -> bool {
+        matches!(self.status(), AgentStatus::Disconnected | AgentStatus::NeverConnected)
+            && !self.revival_told.swap(true, Ordering::Relaxed)
+    }
+
+    /// The news of the revival could not be told; the next message tries again.
+    pub(crate) fn revival_untold(&self) {
+        self.revival_told.store(false, Ordering::Relaxed);
+    }
+
+    /// The crypto form of its latest valid message; [`CryptoForm::Blowfish`] before the first.
+    pub fn form(&self) -> CryptoForm {
+        form_of(self.form.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_form(&self, form: CryptoForm) {
+        self.form.store(form_code(form), Ordering::Relaxed);
+    }
+
+    /// Whose agent it says it is.
+    pub fn family(&self) -> Family {
+        match self.family.load(Ordering::Relaxed) {
+            1 => Family::Wazuh,
+            2 => Family::Ossec,
+            _ => Family::Unknown,
+        }
+    }
+
+    pub(crate) fn set_family(&self, family: Family) {
+        let code = match family {
+            Family::Unknown => 0,
+            Family::Wazuh => 1,
+            Family::Ossec => 2,
+        };
+        self.family.store(code, Ordering::Relaxed);
+    }
+
+    /// Where answers go, if the agent has said a control message that binds and its connection is still there.
+    pub fn route(&self) -> Option<Route> {
+        *self.lock_route()
+    }
+
+    /// Answers go here from now on.
+    pub(crate) fn bind(&self, route: Route) {
+        let mut place = self.lock_route();
+        *place = Some(route);
+        let owner = match route {
+            Route::Tcp { connection, .. } => connection.0,
+            Route::Udp { .. } => 0,
+        };
+        self.owner.store(owner, Ordering::Relaxed);
+    }
+
+    /// The connection is gone. Says whether answers went there until now.
+    pub(crate) fn unbind(&self, connection: ConnectionId) -> bool {
+        let mut place = self.lock_route();
+        let was_bound = matches!(*place, Some(Route::Tcp { connection: bound, .. }) if bound == connection);
+        if was_bound {
+            *place = None;
+            self.owner.store(0, Ordering::Relaxed);
+        }
+        was_bound
+    }
+
+    /// The TCP connection that the agent is bound to.
+    pub(crate) fn owner(&self) -> Option<ConnectionId> {
+        match self.owner.load(Ordering::Relaxed) {
+            0 => None,
+            number => Some(ConnectionId(number)),
+        }
+    }
+
+    /// The counters of the last message that was taken, as one number that grows as they do.
+    pub(crate) fn received(&self) -> Counter {
+        unpack(self.received.load(Ordering::Relaxed))
+    }
+
+    /// Records the counters of a message and gives back the highest ones before it.
+    pub(crate) fn record_if_newer(&self, counter: Counter) -> Counter {
+        unpack(self.received.fetch_max(pack(counter), Ordering::Relaxed))
+    }
+
+    /// Records the counters of a message whatever they are.
+    pub(crate) fn record(&self, counter: Counter) {
+        self.received.store(pack(counter), Ordering::Relaxed);
+    }
+
+    /// Whether the counters kept on disk still have to be read; says yes once.
+    pub(crate) fn must_load_received(&self) -> bool {
+        !self.received_loaded.load(Ordering::Relaxed) && !self.received_loaded.swap(true, Ordering::Relaxed)
+    }
+
+    /// Counts an event, for the list of top talkers.
+    pub(crate) fn count_event(&self, bytes: usize) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+        self.event_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts an event that was dropped because nobody took it.
+    pub(crate) fn count_dropped_event(&self) {
+        self.events_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Events taken from it, their bytes, and how many of them were dropped, since the slot was made.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            events: self.events.load(Ordering::Relaxed),
+            bytes: self.event_bytes.load(Ordering::Relaxed),
+            dropped: self.events_dropped.load(Ordering::Relaxed),
+        }
+    }
+
+    fn lock_route(&self) -> MutexGuard<'_, Option<Route>> {
+        self.route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for AgentSlot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "AgentSlot({} {})", self.id, self.name)
+    }
+}
+
+/// What an agent sent in events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Events taken.
+    pub events: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many of them were dropped.
+    pub dropped: u64,
+}
+
+/// How a startup was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartupOutcome {
+    /// Acknowledged.
+    Accepted {
+        /// The version in the message, when it had one.
+        version: Option<String>,
+    },
+    /// Its version is higher than the manager's.
+    RefusedVersion {
+        /// The version that it named.
+        version: String,
+    },
+    /// It sent JSON without a version.
+    NoVersion,
+}
+
+/// What a worker tells the roster. The channel is bounded: when it is full a TCP connection waits, and what came over
+/// UDP is dropped and counted (the agent has its acknowledgement, and the slot was heard).
+#[derive(Debug)]
+pub enum News {
+    /// An agent said hello.
+    Startup {
+        /// Who.
+        slot: Arc<AgentSlot>,
+        /// When it was heard.
+        at: Millis,
+        /// From where.
+        peer: SocketAddr,
+        /// Over what.
+        protocol: Protocol,
+        /// What it was answered.
+        outcome: StartupOutcome,
+    },
+    /// An agent sent its keepalive, and was acknowledged.
+    Keepalive {
+        /// Who.
+        slot: Arc<AgentSlot>,
+        /// When it was heard.
+        at: Millis,
+        /// From where.
+        peer: SocketAddr,
+        /// Over what.
+        protocol: Protocol,
+        /// What it says.
+        keepalive: Box<Keepalive>,
+        /// A number for its text up to the last line feed: an identical one is known by it.
+        digest: u64,
+    },
+    /// An agent said goodbye.
+    Shutdown {
+        /// Who.
+        slot: Arc<AgentSlot>,
+        /// When it was heard.
+        at: Millis,
+    },
+    /// An event or an answer came from an agent that was away. Told once after each change of its status.
+    HeardAgain {
+        /// Who.
+        slot: Arc<AgentSlot>,
+        /// When it was heard.
+        at: Millis,
+        /// From where.
+        peer: SocketAddr,
+        /// Over what.
+        protocol: Protocol,
+    },
+    /// The connection that the agent was bound to closed without a goodbye.
+    ConnectionLost {
+        /// Who.
+        slot: Arc<AgentSlot>,
+        /// When.
+        at: Millis,
+        /// Its other end.
+        peer: SocketAddr,
+    },
+    /// `client.keys` was read; at the start everything is in `added`.
+    KeysReloaded {
+        /// Ids that were not there before.
+        added: Vec<Arc<AgentSlot>>,
+        /// New slots of ids whose name, address or key changed.
+        changed: Vec<Arc<AgentSlot>>,
+        /// Slots of ids that are gone.
+        removed: Vec<Arc<AgentSlot>>,
+    },
+    /// An answer to a request of ours (`#!-req <counter> ..`): the round trip works.
+    Answer {
+        /// Who.
+        slot: Arc<AgentSlot>,
+        /// When.
+        at: Millis,
+        /// The request's counter.
+        counter: String,
+        /// All behind it.
+        body: Vec<u8>,
+    },
+}
+
+/// How the roster reaches an agent. Seals in the agent's form with the one sender counter and hands the bytes to the
+/// worker that owns the route. Never blocks.
+pub trait Courier: Send + Sync {
+    /// Sends a payload, control header included.
+    fn send(&self, slot: &Arc<AgentSlot>, payload: &[u8]) -> Result<(), SendError>;
+}
+
+/// Why a message to an agent was not even tried. Whether one that was tried arrives, only an answer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The agent has said no control message, or its connection is gone.
+    #[error("agent is not connected")]
+    NoRoute,
+    /// The worker's queue of messages to send is full.
+    #[error("queue of messages to agents is full")]
+    QueueFull,
+    /// The payload is empty or longer than an envelope can hold.
+    #[error("message is too long for an agent")]
+    TooLong,
+    /// The network edge was stopped.
+    #[error("network is shut down")]
+    Stopped,
+}
+
+/// IPv4 behind IPv6's mapped form is IPv4: that is how addresses are registered and compared.
+pub(crate) fn plain_ip(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+fn pack(counter: Counter) -> u64 {
+    (u64::from(counter.global) << 32) | u64::from(counter.local)
+}
+
+fn unpack(packed: u64) -> Counter {
+    Counter {
+        global: u32::try_from(packed >> 32).unwrap_or(u32::MAX),
+        local: u32::try_from(packed & u64::from(u32::MAX)).unwrap_or(u32::MAX),
+    }
+}
+
+fn form_code(form: CryptoForm) -> u8 {
+    match form {
+        CryptoForm::Blowfish => 0,
+        CryptoForm::WazuhAes => 1,
+        CryptoForm::OssecAes => 2,
+    }
+}
+
+fn form_of(code: u8) -> CryptoForm {
+    match code {
+        1 => CryptoForm::WazuhAes,
+        2 => CryptoForm::OssecAes,
+        _ => CryptoForm::Blowfish,
+    }
+}
