@@ -22,4 +22,5 @@
 pub mod agent;
 pub mod event;
 pub mod ipc;
+pub mod keys;
 pub mod paths;
