@@ -1,0 +1,137 @@
+//! The blocks that belong to no daemon alone: `<muster>`, `<global>`, `<cluster>`, `<logging>`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use crate::limits;
+
+/// `<muster>`: our own options for all daemons.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Muster {
+    /// The version that we present to agents, peers and event readers.
+    pub manager_version: ManagerVersion,
+    /// Whose sockets and file forms the home has.
+    pub layout: Layout,
+    /// The name of this manager in events; see [`crate::Settings::node_name`].
+    pub node_name: Option<String>,
+}
+
+/// `<global>`: of the stock block, what concerns agents.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Global {
+    /// Silence after which an agent is disconnected where no `<manager_keepalive>` says otherwise.
+    #[serde(serialize_with = "crate::json::seconds")]
+    pub agents_disconnection_time: Duration,
+    /// How much longer until the alert about it is sent.
+    #[serde(serialize_with = "crate::json::seconds")]
+    pub agents_disconnection_alert_time: Duration,
+}
+
+impl Default for Global {
+    fn default() -> Self {
+        Self {
+            agents_disconnection_time: limits::AGENTS_DISCONNECTION_TIME,
+            agents_disconnection_alert_time: Duration::ZERO,
+        }
+    }
+}
+
+/// `<cluster>`: a stock cluster's own block, of which we only use the name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Cluster {
+    /// The name of this node, if one is set.
+    pub node_name: Option<String>,
+}
+
+/// `<logging>`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Logging {
+    /// Which log files are written.
+    pub log_format: LogFormat,
+}
+
+/// The form of log files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines of text.
+    #[default]
+    Plain,
+    /// One JSON object a line.
+    Json,
+    /// Both files.
+    Both,
+}
+
+/// Whose sockets and file forms the home has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Told by what is there: `queue/ossec` means OSSEC, otherwise Wazuh.
+    #[default]
+    Auto,
+    /// `queue/sockets/...`, events with agent ids.
+    Wazuh,
+    /// `queue/ossec/queue`, events without agent ids.
+    Ossec,
+}
+
+/// A manager version of three numbers. Agents compare it with their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ManagerVersion {
+    /// First number.
+    pub major: u16,
+    /// Second number.
+    pub minor: u16,
+    /// Third number.
+    pub patch: u16,
+}
+
+impl ManagerVersion {
+    /// The version without the leading `v`, as event bodies have it: `4.14.7`.
+    pub fn bare(&self) -> String {
+        format!("{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl Default for ManagerVersion {
+    fn default() -> Self {
+        limits::MANAGER_VERSION
+    }
+}
+
+/// With the leading `v`, as agents and logs have it: `v4.14.7`.
+impl fmt::Display for ManagerVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "v{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl Serialize for ManagerVersion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for ManagerVersion {
+    type Err = ();
+
+    /// Takes `v4.14.7` and `4.14.7`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut numbers = text.strip_prefix('v').unwrap_or(text).split('.');
+        let mut number = || -> Result<u16, ()> {
+            let digits = numbers.next().ok_or(())?;
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(());
+            }
+            digits.parse().map_err(|_| ())
+        };
+        let version = Self {
+            major: number()?,
+            minor: number()?,
+            patch: number()?,
+        };
+        if numbers.next().is_some() { Err(()) } else { Ok(version) }
+    }
+}
