@@ -24,3 +24,4 @@ pub mod event;
 pub mod ipc;
 pub mod keys;
 pub mod paths;
+pub mod transport;
