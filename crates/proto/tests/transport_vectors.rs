@@ -1,5 +1,7 @@
 //! Recorded messages, in both directions.
 
+#![allow(clippy::panic, reason = "a test may panic; clippy sees only test functions as such")]
+
 use std::collections::BTreeMap;
 
 use muster_proto::{

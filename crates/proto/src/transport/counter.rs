@@ -127,3 +127,108 @@ fn leading_number(text: &[u8]) -> Option<(u32, &[u8])> {
     let (number, rest) = text.split_at_checked(digits)?;
     Some((std::str::from_utf8(number).ok()?.parse().ok()?, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(global: u32, local: u32) -> Counter {
+        Counter { global, local }
+    }
+
+    #[test]
+    fn local_runs_to_9997_and_begins_again_at_1() {
+        let mut sender = SenderCounter::default();
+        assert_eq!(sender.next(), pair(0, 1));
+        for expected in 2..=9997 {
+            assert_eq!(sender.next(), pair(0, expected));
+        }
+        assert_eq!(sender.next(), pair(1, 1));
+    }
+
+    #[test]
+    fn sender_goes_on_behind_what_the_file_says() {
+        let mut sender = SenderCounter::resume(pair(7000, 9995));
+        assert_eq!(
+            [sender.next(), sender.next(), sender.next()],
+            [pair(7000, 9996), pair(7000, 9997), pair(7001, 1)]
+        );
+        let mut beyond = SenderCounter::resume(pair(3, 20_000));
+        assert_eq!(beyond.next(), pair(4, 1));
+    }
+
+    #[test]
+    fn file_text_reads_back_and_leftovers_do_not_matter() {
+        assert_eq!(pair(7001, 1).to_rids(), "7001:1:");
+        assert_eq!(Counter::from_rids(b"7001:1:"), Some(pair(7001, 1)));
+        assert_eq!(Counter::from_rids(b"7001:1:97:"), Some(pair(7001, 1)));
+        assert_eq!(Counter::from_rids(b"7001:1"), Some(pair(7001, 1)));
+        assert_eq!(Counter::from_rids(b"4294967295:9999:\n"), Some(pair(u32::MAX, 9999)));
+    }
+
+    #[test]
+    fn file_text_that_is_not_two_numbers_is_none() {
+        for text in [
+            &b""[..],
+            b":",
+            b"7:",
+            b":7:",
+            b"x:1:",
+            b"7;1:",
+            b"4294967296:1:",
+            b"-1:1:",
+            b"\xff:1:",
+        ] {
+            assert_eq!(Counter::from_rids(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn verdicts_are_those_of_a_recorded_session() {
+        let mut saved = pair(0, 0);
+        for (new, expected) in [
+            (pair(100, 5), Verdict::Fresh),
+            (pair(100, 5), Verdict::Replay),
+            (pair(100, 4), Verdict::Replay),
+            (pair(100, 6), Verdict::Fresh),
+            (pair(99, 9000), Verdict::OlderGlobal),
+            (pair(101, 1), Verdict::Fresh),
+            (pair(0, 0), Verdict::OlderGlobal),
+            (pair(101, 2), Verdict::Fresh),
+            (pair(u32::MAX, 9999), Verdict::Fresh),
+            (pair(u32::MAX, 9999), Verdict::Replay),
+            (pair(102, 1), Verdict::OlderGlobal),
+        ] {
+            let verdict = verify(saved, new);
+            assert_eq!(verdict, expected, "{new:?} after {saved:?}");
+            if verdict == Verdict::Fresh {
+                saved = new;
+            }
+        }
+    }
+
+    #[test]
+    fn reserved_pair_is_never_below_what_is_then_sent() {
+        for start in [pair(0, 0), pair(0, 9990), pair(5, 9997), pair(5, 12_000)] {
+            for messages in [0, 1, 6, 7, 8, 128, 9997, 9998, 25_000] {
+                let sender = SenderCounter::resume(start);
+                let reserved = sender.reserve(messages);
+                let mut sent = sender;
+                for _ in 0..messages {
+                    let next = sent.next();
+                    assert!(next <= reserved, "{next:?} above {reserved:?} from {start:?}");
+                }
+                assert!(reserved.global - start.global <= messages / LAST_LOCAL + 1, "wasteful");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_file_text_never_panics(text in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
+            if let Some(counter) = Counter::from_rids(&text) {
+                assert_eq!(Counter::from_rids(counter.to_rids().as_bytes()), Some(counter));
+            }
+        }
+    }
+}

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn announced_length_over_the_limit_is_refused_before_the_message_is_there() {
-        let announced = 65_537;
+        let announced = 65_537_u32;
         assert_eq!(split(&announced.to_le_bytes()), Err(FrameError::TooLong { announced }));
         assert_eq!(split(&[0xff; 4]), Err(FrameError::TooLong { announced: u32::MAX }));
         let mut reader = FrameReader::new();

@@ -102,7 +102,9 @@ impl Opener {
     }
 
     /// Opens what [`split`](super::split) found behind the id. `hint` is the form of the agent's last message, if
-    /// one is known; it saves work and never changes the result.
+    /// one is known: it is tried first, which saves work and never changes counter, payload or failure. (The form
+    /// itself can differ for a message with 17 and more `!`, which reads right in both AES forms and which no agent
+    /// sends.)
     pub fn open(
         &mut self,
         keys: &CipherKeys,
