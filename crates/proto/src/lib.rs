@@ -13,6 +13,7 @@
 //! | [`enrollment`] | what goes over port 1515, and the rules for names, groups and addresses |
 //! | [`keys`] | `client.keys` lines and the keys derived from them |
 //! | [`local`] | what stock daemons say to each other on this machine: analysis datagrams, authd's JSON, active response |
+//! | [`bucket`] | rate limits, with time as a parameter |
 //! | [`event`] | what the manager tells the world: subjects and JSON bodies |
 //! | [`ipc`] | our own frames between our own daemons |
 //! | [`paths`] | where sockets and files lie below the home |
@@ -20,8 +21,11 @@
 //! **It must never** depend on tokio, touch the file system, or know what a daemon does with a value.
 
 pub mod agent;
+pub mod bucket;
+pub mod enrollment;
 pub mod event;
 pub mod ipc;
 pub mod keys;
+pub mod local;
 pub mod paths;
 pub mod transport;
