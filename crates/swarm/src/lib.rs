@@ -1,1 +1,199 @@
-//! Placeholder.
+//! A simulated fleet that speaks the real agent protocol: thousands of agents in one process, for demos, tests,
+//! benchmarks and capacity planning.
+//!
+//! [`agent`] is one agent as decisions only. A task of its own for each agent connects it, seals what it says and opens
+//! what it hears; buffers and ciphers are shared, so that an idle agent costs little more than its socket. The
+//! fleet carries out orders ([`command`]) and keeps the account ([`account`]).
+//!
+//! **It must never** know a daemon: what it knows of the manager is what an agent sees.
+//!
+//! Read [`agent::Agent`] and [`account::Tally`] first.
+//!
+//! ```
+//! use muster_swarm::mix::Mix;
+//!
+//! let mix: Mix = "wazuh-aes-tcp=30,wazuh-blowfish-udp=10,ossec3=5,ossec4=5".parse()?;
+//! assert_eq!(mix.deal(50).len(), 50);
+//! # Ok::<(), muster_swarm::mix::MixError>(())
+//! ```
+
+pub mod account;
+pub mod agent;
+pub mod cli;
+pub mod command;
+mod descriptors;
+mod dice;
+mod enroll;
+mod fleet;
+mod link;
+pub mod mix;
+mod session;
+
+use std::{
+    fs,
+    io::{self, BufRead, Write},
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::Path,
+    process::ExitCode,
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use muster_proto::keys::Secret;
+use tokio::{
+    net::lookup_host,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::LocalSet,
+};
+
+pub use crate::dice::Dice;
+use crate::{
+    account::{Line, Standing},
+    cli::{Cli, Output},
+    command::Command,
+    enroll::Outcome,
+    fleet::{Counters, Order, Running, millis},
+};
+
+/// Orders that may wait while the fleet is busy; whoever writes more waits.
+const MAX_WAITING_ORDERS: usize = 64;
+
+/// Runs a whole fleet, from the first enrollment to the last goodbye.
+pub fn run(cli: &Cli) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start tokio")?;
+    LocalSet::new().block_on(&runtime, play(cli))
+}
+
+async fn play(cli: &Cli) -> Result<ExitCode> {
+    let output = cli.output;
+    let tell = move |line: &Line| {
+        let text = match output {
+            Output::Text => line.text(),
+            Output::Json => line.json(),
+        };
+        // Whoever has stopped listening still wants the agents to go on, or ends us by other means.
+        let _ = writeln!(io::stdout().lock(), "{text}");
+    };
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (mut interrupt, mut terminate) = (interrupt.context("SIGINT")?, terminate.context("SIGTERM")?);
+    let quit = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    tokio::pin!(quit);
+
+    let wanted = cli.wanted();
+    let granted = descriptors::grant(wanted).context("cannot raise the limit of open files")?;
+    if granted < wanted {
+        tell(&Line::Note {
+            text: format!("only {granted} of {wanted} agents: the limit of open files is too low"),
+        });
+    }
+    let habits = cli.habits(granted)?;
+    let manager = resolve(&cli.connect).await?;
+    let mut orders = listen();
+
+    let began = Instant::now();
+    let outcome = tokio::select! {
+        outcome = keys(cli, granted) => outcome?,
+        () = &mut quit => return Ok(ExitCode::FAILURE),
+    };
+    if cli.keys.is_none() {
+        tell(&Line::Enrolled {
+            agents: outcome.enrolled.len(),
+            refused: outcome.refused,
+            reasons: outcome.reasons.clone(),
+            elapsed_ms: millis(began.elapsed()),
+        });
+    }
+    if outcome.enrolled.is_empty() {
+        bail!(
+            "no agent has a key: {}",
+            outcome.reasons.first().map_or("the key file has none", String::as_str)
+        );
+    }
+    if let Some(path) = &cli.save_keys {
+        save(path, &enroll::to_key_file(&outcome.enrolled))?;
+    }
+    let standing = Standing {
+        agents: wanted,
+        enrolled: outcome.enrolled.len(),
+        enroll_refused: outcome.refused,
+        ..Standing::default()
+    };
+    let counters = if cli.keys.is_some() {
+        Counters::Unknown
+    } else {
+        Counters::New
+    };
+    let dice = Dice::new(cli.seed);
+    let running = Running::start(manager, habits, outcome.enrolled, counters, dice, standing);
+    let report = running.run(&mut orders, cli.duration, quit, &tell).await;
+    tell(&Line::Account(report));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn keys(cli: &Cli, agents: usize) -> Result<Outcome> {
+    let kinds = cli.mix.clone().unwrap_or_default().deal(agents);
+    if let Some(path) = &cli.keys {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        return Ok(enroll::from_key_file(&text, &kinds));
+    }
+    let server = resolve(cli.enroll.as_deref().unwrap_or_default()).await?;
+    let password = cli.password_file.as_deref().map(first_line).transpose()?;
+    let names = cli.names(agents).into_iter().zip(kinds).collect();
+    enroll::over_tls(server, password.as_ref(), names).await
+}
+
+async fn resolve(place: &str) -> Result<SocketAddr> {
+    let mut found = lookup_host(place)
+        .await
+        .with_context(|| format!("`{place}` should be an address and a port"))?;
+    found.next().with_context(|| format!("`{place}` has no address"))
+}
+
+fn first_line(path: &Path) -> Result<Secret> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Secret::new(text.split('\n').next().unwrap_or_default().to_owned()))
+}
+
+/// Keys are for nobody else's eyes.
+fn save(path: &Path, text: &str) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads orders from standard input, in a thread of its own since reading a terminal cannot be waited for otherwise.
+fn listen() -> mpsc::Receiver<Order> {
+    let (sender, receiver) = mpsc::channel(MAX_WAITING_ORDERS);
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            let order = match line.parse::<Command>() {
+                _ if line.trim().is_empty() => continue,
+                Ok(command) => Order::Do(command),
+                Err(text) => Order::Bad(text),
+            };
+            if sender.blocking_send(order).is_err() {
+                return;
+            }
+        }
+        // Whoever gave orders through a pipe has gone: do not live on without an owner.
+        let piped = fs::metadata("/proc/self/fd/0").is_ok_and(|input| input.file_type().is_fifo());
+        if piped {
+            let _ = sender.blocking_send(Order::Do(Command::Stop));
+        }
+    });
+    receiver
+}
