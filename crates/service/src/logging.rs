@@ -1,0 +1,180 @@
+//! Where log lines go and how they look.
+//!
+//! Every line is one write: to standard error, or appended to a file that [`reopen`] opens anew after somebody has
+//! rotated it away.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, IsTerminal, Write},
+    os::unix::fs::{OpenOptionsExt, fchown},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use jiff::Zoned;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    fmt::{self, MakeWriter, format::Writer, time::FormatTime},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::{command_line::LogFormat, privileges::Identity};
+
+/// Replaces the filter that the `-d` flags make, in the syntax of `tracing_subscriber::EnvFilter`.
+pub const FILTER_VARIABLE: &str = "MUSTER_LOG";
+
+static FILE: OnceLock<Arc<LogFile>> = OnceLock::new();
+
+/// How to log.
+#[derive(Clone, Debug)]
+pub(crate) struct Logging<'a> {
+    pub(crate) debug: u8,
+    pub(crate) format: LogFormat,
+    pub(crate) file: Option<&'a Path>,
+    pub(crate) owner: Option<&'a Identity>,
+}
+
+/// Installs the subscriber of this process. A second call changes nothing.
+pub(crate) fn install(logging: &Logging<'_>) -> io::Result<()> {
+    let output = match logging.file {
+        None => Output::Stderr,
+        Some(path) => {
+            let file = Arc::new(LogFile::open(path, logging.owner)?);
+            Output::File(Arc::clone(FILE.get_or_init(|| file)))
+        }
+    };
+    let to_journal = logging.file.is_none() && std::env::var_os("JOURNAL_STREAM").is_some();
+    let colour = logging.file.is_none() && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match logging.format {
+        LogFormat::Json => fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_timer(LocalTime)
+            .with_writer(output)
+            .boxed(),
+        // The journal knows the time itself.
+        LogFormat::Text if to_journal => fmt::layer().without_time().with_ansi(false).with_writer(output).boxed(),
+        LogFormat::Text => fmt::layer()
+            .with_timer(LocalTime)
+            .with_ansi(colour)
+            .with_writer(output)
+            .boxed(),
+    };
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter(logging.debug)));
+    // Fails only when there is one already, which is then as good.
+    let _ = subscriber.try_init();
+    Ok(())
+}
+
+/// Opens the log file anew, if there is one: the old one may have been renamed.
+pub fn reopen() {
+    let Some(file) = FILE.get() else { return };
+    if let Err(error) = file.reopen() {
+        tracing::error!(%error, path = %file.path.display(), "cannot reopen the log file, writing on to the old one");
+    }
+}
+
+fn filter(debug: u8) -> EnvFilter {
+    if let Ok(directives) = std::env::var(FILTER_VARIABLE) {
+        return EnvFilter::new(directives);
+    }
+    EnvFilter::new(match debug {
+        0 => "warn,muster=info",
+        1 => "info,muster=debug",
+        _ => "debug,muster=trace",
+    })
+}
+
+struct LocalTime;
+
+impl FormatTime for LocalTime {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{}", Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))
+    }
+}
+
+#[derive(Clone)]
+enum Output {
+    Stderr,
+    File(Arc<LogFile>),
+}
+
+impl<'a> MakeWriter<'a> for Output {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stderr => io::stderr().lock().write(line),
+            Self::File(file) => file.file.lock().unwrap_or_else(PoisonError::into_inner).write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl LogFile {
+    fn open(path: &Path, owner: Option<&Identity>) -> io::Result<Self> {
+        let file = append_to(path)?;
+        if let Some(owner) = owner {
+            fchown(&file, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+        })
+    }
+
+    fn reopen(&self) -> io::Result<()> {
+        let file = append_to(&self.path)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn reopened_file_is_a_new_one_after_rotation() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (path, rotated) = (directory.path().join("x.log"), directory.path().join("x.log.1"));
+        let file = Arc::new(LogFile::open(&path, None).expect("opened"));
+        let mut output = Output::File(Arc::clone(&file));
+        output.write_all(b"one\n").expect("written");
+        fs::rename(&path, &rotated).expect("renamed");
+        output.write_all(b"two\n").expect("written");
+        file.reopen().expect("reopened");
+        output.write_all(b"three\n").expect("written");
+        assert_eq!(fs::read(&rotated).expect("read"), b"one\ntwo\n");
+        assert_eq!(fs::read(&path).expect("read"), b"three\n");
+    }
+
+    #[test]
+    fn time_is_local_with_its_offset() {
+        let mut text = String::new();
+        LocalTime.format_time(&mut Writer::new(&mut text)).expect("formatted");
+        assert!(text.parse::<jiff::Timestamp>().is_ok(), "{text}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Pid files as stock control scripts look for them, and the lock that keeps a second instance out.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{OpenOptionsExt, fchown},
+    path::{Path, PathBuf},
+    process,
+};
+
+use muster_proto::paths;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::signal::kill,
+    unistd::Pid,
+};
+use thiserror::Error;
+
+use crate::privileges::Identity;
+
+/// Why there is no pid file or lock.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PidFileError {
+    /// Another process holds the lock.
+    #[error("{daemon} is already running in this home{}", pid_suffix(.pid))]
+    AlreadyRunning {
+        /// The daemon's short name.
+        daemon: String,
+        /// The holder, if the file tells.
+        pid: Option<u32>,
+    },
+    /// The file system said no.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn pid_suffix(pid: &Option<u32>) -> String {
+    pid.map(|pid| format!(" (pid {pid}); stop it first"))
+        .unwrap_or_default()
+}
+
+/// Held as long as the daemon lives; the kernel lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct InstanceLock {
+    _file: Flock<File>,
+}
+
+impl InstanceLock {
+    /// Takes `var/run/<daemon>.lock` in the current directory, or says who has it.
+    pub fn take(daemon: &str, owner: Option<&Identity>) -> Result<Self, PidFileError> {
+        let path = Path::new(paths::RUN).join(format!("{daemon}.lock"));
+        let cannot = |source| PidFileError::Write {
+            path: path.clone(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o640)
+            .open(&path)
+            .map_err(cannot)?;
+        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, errno)| {
+            if errno != Errno::EWOULDBLOCK {
+                return cannot(errno.into());
+            }
+            let mut text = String::new();
+            let pid = file
+                .read_to_string(&mut text)
+                .ok()
+                .and_then(|_| text.trim().parse().ok());
+            PidFileError::AlreadyRunning {
+                daemon: daemon.to_owned(),
+                pid,
+            }
+        })?;
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", process::id()))
+            .map_err(cannot)?;
+        if let Some(owner) = owner {
+            fchown(&*file, Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).map_err(cannot)?;
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+/// `var/run/<name>-<pid>.pid`: there while the daemon serves, removed when this is dropped.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Writes the file, mode 0640, and removes those of dead processes of the same name.
+    pub fn create(name: &str) -> Result<Self, PidFileError> {
+        for (pid, path) in all(Path::new(paths::RUN), name) {
+            if !is_alive(pid) {
+                let _ = fs::remove_file(path);
+            }
+        }
+        let path = Path::new(paths::RUN).join(format!("{name}-{}.pid", process::id()));
+        let write = || {
+            // A file of an earlier process with our number must not lend us its mode or owner.
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o640)
+                .open(&path)?;
+            writeln!(file, "{}", process::id())
+        };
+        write().map_err(|source| PidFileError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The pid of the living process of that name below `run` (`<home>/var/run`), if there is one.
+pub fn running(run: &Path, name: &str) -> Option<u32> {
+    all(run, name)
+        .into_iter()
+        .map(|(pid, _)| pid)
+        .find(|pid| is_alive(*pid))
+}
+
+/// Whether a process of that number exists.
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(number) = i32::try_from(pid) else { return false };
+    // EPERM: it exists and belongs to somebody else.
+    number > 0 && !matches!(kill(Pid::from_raw(number), None), Err(Errno::ESRCH))
+}
+
+fn all(run: &Path, name: &str) -> Vec<(u32, PathBuf)> {
+    let Ok(entries) = fs::read_dir(run) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let pid = path
+                .file_name()?
+                .to_str()?
+                .strip_prefix(name)?
+                .strip_prefix('-')?
+                .strip_suffix(".pid")?;
+            Some((pid.parse().ok()?, path))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pid_files_are_found_by_exact_name() {
+        let run = tempfile::tempdir().expect("directory");
+        let me = process::id();
+        fs::write(run.path().join(format!("muster-remoted-{me}.pid")), "").expect("written");
+        assert_eq!(running(run.path(), "muster-remoted"), Some(me));
+        assert_eq!(running(run.path(), "muster-remote"), None);
+        assert_eq!(running(run.path(), "remoted"), None);
+    }
+
+    #[test]
+    fn pid_of_a_dead_process_does_not_count_as_running() {
+        let run = tempfile::tempdir().expect("directory");
+        // Above the largest pid that a kernel gives out.
+        fs::write(run.path().join("muster-x-4194305.pid"), "4194305\n").expect("written");
+        assert_eq!(running(run.path(), "muster-x"), None);
+        assert!(!is_alive(0));
+        assert!(!is_alive(u32::MAX));
+    }
+}
