@@ -55,8 +55,8 @@ pub struct Common {
     pub log_format: LogFormat,
 
     /// write the log to a file, opened anew on SIGHUP [default: logs/<daemon>.log below the home]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub log_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub log_file: Option<Option<PathBuf>>,
 
     /// do not restrict file access with landlock
     #[arg(long)]
@@ -208,7 +208,10 @@ mod tests {
     fn log_file_takes_a_value_only_behind_an_equals_sign() {
         let log_file = |arguments: &[&str]| Cli::try_parse_from(arguments).expect("parses").common.log_file;
         assert_eq!(log_file(&["x"]), None);
-        assert_eq!(log_file(&["x", "--log-file", "-d"]), Some(PathBuf::new()));
-        assert_eq!(log_file(&["x", "--log-file=/tmp/l"]), Some(PathBuf::from("/tmp/l")));
+        assert_eq!(log_file(&["x", "--log-file", "-d"]), Some(None));
+        assert_eq!(
+            log_file(&["x", "--log-file=/tmp/l"]),
+            Some(Some(PathBuf::from("/tmp/l")))
+        );
     }
 }

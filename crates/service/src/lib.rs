@@ -11,7 +11,7 @@
 //! use std::{process::ExitCode, sync::Arc};
 //!
 //! use clap::Parser;
-//! use muster_proto::{ipc::control::DaemonStatus, paths};
+//! use muster_proto::ipc::control::DaemonStatus;
 //! use muster_service::{Common, FileAccess, Reloader, Startup, control::{Handler, StatusSource}, exit, ipc};
 //!
 //! /// takes events from all daemons
@@ -66,7 +66,6 @@
 //!         Ok(())
 //!     })
 //! }
-//! # let _ = paths::LOGS;
 //! ```
 
 pub mod client;

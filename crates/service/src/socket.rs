@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    fs, io,
+    fmt, fs, io,
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::{
         ffi::OsStrExt,
@@ -93,7 +93,7 @@ pub fn bind_datagram(path: &Path, permissions: Permissions) -> Result<UnixDatagr
     let socket = bind(path, permissions, || UnixDatagram::bind(path))?;
     socket
         .set_nonblocking(true)
-        .map_err(|source| failed(path.display(), source))?;
+        .map_err(|source| failed(&path.display(), source))?;
     Ok(socket)
 }
 
@@ -102,7 +102,7 @@ pub fn bind_stream(path: &Path, permissions: Permissions) -> Result<UnixListener
     let listener = bind(path, permissions, || UnixListener::bind(path))?;
     listener
         .set_nonblocking(true)
-        .map_err(|source| failed(path.display(), source))?;
+        .map_err(|source| failed(&path.display(), source))?;
     Ok(listener)
 }
 
@@ -114,14 +114,16 @@ pub fn bind_tcp(address: SocketAddr, backlog: i32) -> Result<TcpListener, Socket
         .and_then(|()| socket.bind(&address.into()));
     bound
         .and_then(|()| socket.listen(backlog))
-        .map_err(|source| failed(address, source))?;
+        .map_err(|source| failed(&address, source))?;
     Ok(socket.into())
 }
 
 /// Binds a UDP address, non-blocking, and asks for a receive buffer of so many bytes (the kernel may give less).
 pub fn bind_udp(address: SocketAddr, receive_buffer: usize) -> Result<UdpSocket, SocketError> {
     let socket = internet(address, Type::DGRAM, Protocol::UDP)?;
-    socket.bind(&address.into()).map_err(|source| failed(address, source))?;
+    socket
+        .bind(&address.into())
+        .map_err(|source| failed(&address, source))?;
     if let Err(error) = socket.set_recv_buffer_size(receive_buffer) {
         tracing::debug!(%error, bytes = receive_buffer, "cannot set the receive buffer");
     }
@@ -137,10 +139,10 @@ fn internet(address: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socke
         socket.set_nonblocking(true)?;
         Ok(socket)
     };
-    open().map_err(|source| failed(address, source))
+    open().map_err(|source| failed(&address, source))
 }
 
-fn failed(name: impl ToString, source: io::Error) -> SocketError {
+fn failed(name: &dyn fmt::Display, source: io::Error) -> SocketError {
     match source.kind() {
         io::ErrorKind::AddrInUse => SocketError::InUse(name.to_string()),
         _ => SocketError::Bind {
@@ -197,7 +199,7 @@ pub struct Inherited {
     sockets: ListenFd,
 }
 
-impl std::fmt::Debug for Inherited {
+impl fmt::Debug for Inherited {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Inherited")

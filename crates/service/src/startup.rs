@@ -88,7 +88,7 @@ impl Startup {
         }
         let identity = privileges::choose(daemon, common.user.as_deref(), common.group.as_deref(), &home)
             .map_err(|error| anyhow::Error::new(error).context(Exit::new(NOT_PERMITTED, "choosing a user")))?;
-        let log_file = common.log_file.as_deref().map(|file| log_file(file, daemon));
+        let log_file = common.log_file.as_ref().map(|file| log_file(file.as_deref(), daemon));
         logging::install(&Logging {
             debug: common.debug,
             format: common.log_format,
@@ -244,12 +244,8 @@ fn from_here_or_home(file: &Path, home: &Path) -> PathBuf {
     file.canonicalize().unwrap_or_else(|_| home.join(file))
 }
 
-fn log_file(argument: &Path, daemon: &str) -> PathBuf {
-    if argument.as_os_str().is_empty() {
-        Path::new(paths::LOGS).join(format!("{daemon}.log"))
-    } else {
-        argument.to_owned()
-    }
+fn log_file(argument: Option<&Path>, daemon: &str) -> PathBuf {
+    argument.map_or_else(|| Path::new(paths::LOGS).join(format!("{daemon}.log")), Path::to_owned)
 }
 
 /// `var/run`, `logs` and `queue/muster`, which a stock home may lack. What is there already keeps its owner and mode.
@@ -277,8 +273,8 @@ mod tests {
 
     #[test]
     fn log_file_without_a_name_lies_in_the_logs() {
-        assert_eq!(log_file(Path::new(""), "authd"), Path::new("logs/authd.log"));
-        assert_eq!(log_file(Path::new("/tmp/x"), "authd"), Path::new("/tmp/x"));
+        assert_eq!(log_file(None, "authd"), Path::new("logs/authd.log"));
+        assert_eq!(log_file(Some(Path::new("/tmp/x")), "authd"), Path::new("/tmp/x"));
     }
 
     #[test]

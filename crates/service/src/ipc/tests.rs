@@ -23,14 +23,16 @@ async fn both_sides_learn_who_the_other_is() {
 #[tokio::test]
 async fn messages_arrive_in_order_and_close_is_none() {
     let (mut client, mut server) = pair().await;
-    for number in 0..1000_u32 {
-        client.send(&number).await.expect("sent");
-    }
-    drop(client);
+    let sending = tokio::spawn(async move {
+        for number in 0..1000_u32 {
+            client.send(&number).await.expect("sent");
+        }
+    });
     for number in 0..1000_u32 {
         assert_eq!(server.receive::<u32>().await.expect("received"), Some(number));
     }
     assert_eq!(server.receive::<u32>().await.expect("closed"), None);
+    sending.await.expect("all sent");
 }
 
 #[tokio::test]

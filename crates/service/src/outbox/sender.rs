@@ -28,9 +28,9 @@ use super::{Bound, OutboxError, contents, delete_up_to, highest, read_behind, re
 use crate::ipc::{Connection, FrameReader, FrameWriter, IpcError};
 
 /// How many events may be sent and not yet taken.
-pub const MAX_EVENTS_IN_FLIGHT: usize = 512;
+pub(super) const MAX_EVENTS_IN_FLIGHT: usize = 512;
 /// How many bytes may be sent and not yet taken, except that one event always may.
-pub const MAX_BYTES_IN_FLIGHT: usize = 1024 * 1024;
+pub(super) const MAX_BYTES_IN_FLIGHT: usize = 1024 * 1024;
 /// How long natsd may hold events without taking any, before the connection is made anew.
 const TAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long natsd may take to say where it stands.
