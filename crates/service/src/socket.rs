@@ -200,7 +200,7 @@ pub struct Inherited {
 }
 
 impl fmt::Debug for Inherited {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Inherited")
             .field("names", &self.names)
