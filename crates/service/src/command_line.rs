@@ -65,6 +65,10 @@ pub struct Common {
     /// lead a new session and say `ready` on standard output once serving; for whoever starts daemons
     #[arg(long, hide = true)]
     pub detached: bool,
+
+    /// end when the process that started this one does; for whoever supervises daemons
+    #[arg(long, hide = true)]
+    pub supervised: bool,
 }
 
 /// How log lines look.

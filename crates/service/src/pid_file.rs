@@ -19,6 +19,9 @@ use thiserror::Error;
 
 use crate::privileges::Identity;
 
+/// What the kernel keeps of a program's name.
+const MAX_COMM_LEN: usize = 15;
+
 /// Why there is no pid file or lock.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -135,12 +138,22 @@ impl Drop for PidFile {
     }
 }
 
-/// The pid of the living process of that name below `run` (`<home>/var/run`), if there is one.
+/// The pid of the process that serves under that name, by its pid file below `run` (`<home>/var/run`). A file whose
+/// number now belongs to some other program does not count.
 pub fn running(run: &Path, name: &str) -> Option<u32> {
     all(run, name)
         .into_iter()
         .map(|(pid, _)| pid)
-        .find(|pid| is_alive(*pid))
+        .find(|pid| is_alive(*pid) && runs_as(*pid, name))
+}
+
+/// Whether the kernel shows the process under that name, as far as it shows anything.
+fn runs_as(pid: u32, name: &str) -> bool {
+    let Ok(shown) = fs::read_to_string(format!("/proc/{pid}/comm")) else {
+        return true;
+    };
+    let shown = shown.trim_end();
+    name == shown || (shown.len() == MAX_COMM_LEN && name.starts_with(shown))
 }
 
 /// Whether a process of that number exists.
@@ -172,14 +185,29 @@ fn all(run: &Path, name: &str) -> Vec<(u32, PathBuf)> {
 mod tests {
     use super::*;
 
+    fn own_name() -> String {
+        fs::read_to_string("/proc/self/comm")
+            .expect("linux")
+            .trim_end()
+            .to_owned()
+    }
+
     #[test]
     fn pid_files_are_found_by_exact_name() {
         let run = tempfile::tempdir().expect("directory");
+        let (me, name) = (process::id(), own_name());
+        fs::write(run.path().join(format!("{name}-{me}.pid")), "").expect("written");
+        assert_eq!(running(run.path(), &name), Some(me));
+        assert_eq!(running(run.path(), &name[1..]), None);
+        assert_eq!(running(run.path(), &name[..name.len() - 1]), None);
+    }
+
+    #[test]
+    fn pid_of_another_program_does_not_count_as_running() {
+        let run = tempfile::tempdir().expect("directory");
         let me = process::id();
         fs::write(run.path().join(format!("muster-remoted-{me}.pid")), "").expect("written");
-        assert_eq!(running(run.path(), "muster-remoted"), Some(me));
-        assert_eq!(running(run.path(), "muster-remote"), None);
-        assert_eq!(running(run.path(), "remoted"), None);
+        assert_eq!(running(run.path(), "muster-remoted"), None);
     }
 
     #[test]
