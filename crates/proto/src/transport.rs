@@ -20,9 +20,11 @@
     clippy::cast_possible_truncation
 )]
 
+pub mod control;
 pub mod counter;
 pub mod envelope;
 pub mod frame;
+pub mod keepalive;
 
 /// The largest message on the wire, without the TCP header, and the largest inflated one (`MAXSTR` of stock code).
 pub const MAX_MESSAGE_LEN: usize = 65_536;
