@@ -1,0 +1,226 @@
+//! A real nats-server of one test's own, and what its streams hold.
+
+use std::{
+    collections::HashMap,
+    env, fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use async_nats::jetstream::{self, stream};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    home::Port,
+    wait::{self, SOON},
+};
+
+/// The stream of status changes and enrollments.
+pub const STATE: &str = "MUSTER_STATE";
+/// The stream of keepalives.
+pub const KEEPALIVE: &str = "MUSTER_KEEPALIVE";
+
+/// A message in a stream.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: HashMap<String, String>,
+    /// Its body as published.
+    pub body: String,
+}
+
+impl Stored {
+    /// The body as JSON.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.body).with_context(|| format!("{} holds {}", self.subject, self.body))
+    }
+}
+
+/// A server with JetStream and an empty store; it ends when dropped.
+pub struct Nats {
+    program: PathBuf,
+    store: TempDir,
+    port: Port,
+    child: Option<Child>,
+}
+
+impl Nats {
+    /// Starts a server on a free port, with the two streams that a manager publishes to.
+    pub fn start() -> Result<Self> {
+        let mut server = Self::without_streams()?;
+        server.create_streams()?;
+        Ok(server)
+    }
+
+    /// Starts a server on a free port that has no stream.
+    pub fn without_streams() -> Result<Self> {
+        let mut server = Self {
+            program: program()?,
+            store: tempfile::tempdir()?,
+            port: Port::free()?,
+            child: None,
+        };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port.number)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Starts it again on the same port and store.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill()?;
+        let child = Command::new(&self.program)
+            .args(["-a", "127.0.0.1", "-p", &self.port.number.to_string(), "-js", "-sd"])
+            .arg(self.store.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.display()))?;
+        self.child = Some(child);
+        wait::until_true("nats-server answers", SOON, || Ok(self.visit(async |_| Ok(())).is_ok()))
+    }
+
+    /// Creates the streams.
+    pub fn create_streams(&mut self) -> Result<()> {
+        let prefix = "wazuh.xdr";
+        let streams = [
+            (
+                KEEPALIVE,
+                vec![
+                    format!("{prefix}.manager.keepalive.*"),
+                    format!("{prefix}.manager.health.*"),
+                ],
+            ),
+            (
+                STATE,
+                vec![
+                    format!("{prefix}.agent.*.>"),
+                    format!("{prefix}.alerts.agent_disconnected"),
+                    format!("{prefix}.manager.enrollment.>"),
+                    format!("{prefix}.manager.keypoll.>"),
+                    format!("{prefix}.agentless.>"),
+                ],
+            ),
+        ];
+        self.visit(async |jetstream| {
+            for (name, subjects) in streams {
+                let config = stream::Config {
+                    name: name.to_owned(),
+                    subjects,
+                    duplicate_window: Duration::from_secs(600),
+                    ..stream::Config::default()
+                };
+                jetstream
+                    .get_or_create_stream(config)
+                    .await
+                    .with_context(|| format!("creating {name}"))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Everything that a stream holds, in order.
+    pub fn stored(&self, name: &str) -> Result<Vec<Stored>> {
+        self.visit(async |jetstream| {
+            let mut stream = jetstream
+                .get_stream(name)
+                .await
+                .with_context(|| format!("opening {name}"))?;
+            let state = stream.info().await?.state.clone();
+            let mut stored = Vec::new();
+            for sequence in state.first_sequence..=state.last_sequence {
+                if state.messages == 0 {
+                    break;
+                }
+                let message = stream.get_raw_message(sequence).await?;
+                let headers = message
+                    .headers
+                    .iter()
+                    .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().to_owned())))
+                    .collect();
+                stored.push(Stored {
+                    sequence,
+                    subject: message.subject.to_string(),
+                    headers,
+                    body: String::from_utf8_lossy(&message.payload).into_owned(),
+                });
+            }
+            Ok(stored)
+        })
+    }
+
+    /// What a stream holds under one subject.
+    pub fn stored_under(&self, name: &str, subject: &str) -> Result<Vec<Stored>> {
+        Ok(self
+            .stored(name)?
+            .into_iter()
+            .filter(|stored| stored.subject == subject)
+            .collect())
+    }
+
+    /// Waits until a stream holds a message that `wanted` takes.
+    pub fn wait_for(&self, name: &str, what: &str, wanted: impl Fn(&Stored) -> bool) -> Result<Stored> {
+        wait::until(what, SOON, || {
+            Ok(self.stored(name)?.into_iter().find(|stored| wanted(stored)))
+        })
+    }
+
+    /// A conversation with the server, on a connection of its own.
+    fn visit<T>(&self, work: impl AsyncFnOnce(jetstream::Context) -> Result<T>) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let options = async_nats::ConnectOptions::new().connection_timeout(Duration::from_secs(2));
+            let jetstream = jetstream::new(options.connect(self.url()).await?);
+            jetstream.query_account().await?;
+            work(jetstream).await
+        })
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// The server's program: on the path, where Debian puts it, or unpacked below `target/tools`.
+fn program() -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    folders.push("/usr/sbin".into());
+    let target = env::current_exe()?
+        .ancestors()
+        .nth(3)
+        .map(|target| target.join("tools"));
+    if let Some(tools) = target {
+        folders.extend([tools.join("usr/sbin"), tools.join("usr/bin")]);
+    }
+    let found = folders
+        .into_iter()
+        .map(|folder| folder.join("nats-server"))
+        .find(|program| fs::metadata(program).is_ok());
+    match found {
+        Some(program) => Ok(program),
+        None => bail!("there is no nats-server; `cargo xtask tools` fetches one, `apt install nats-server` too"),
+    }
+}
