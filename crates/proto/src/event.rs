@@ -2,6 +2,12 @@
 //!
 //! The bodies of [`Kind::Keepalive`] and [`Kind::StatusChange`] are frozen, key order and number types included:
 //! consumers parse them. Whatever is new goes into headers or new subjects.
+//!
+//! * [`body`]: the JSON of each kind.
+//! * [`subject`]: where each kind is published.
+
+pub mod body;
+pub mod subject;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,4 +67,140 @@ pub enum Kind {
     Agentless,
     /// An osquery log. Key: agent id, log type and query, tokens joined by dots.
     Osquery,
+}
+
+/// From this alert level up, a status change is published a second time, on the subject of alerts.
+pub const HIGH_ALERT_THRESHOLD: u8 = 8;
+/// The highest alert level.
+pub const MAX_ALERT_LEVEL: u8 = 15;
+
+/// A stream of the broker. The order is that of the wire and of files: it grows at the end only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Keepalives and the manager's health.
+    Keepalive,
+    /// What happens to agents and agentless hosts.
+    State,
+    /// Rule alerts.
+    Alerts,
+    /// osquery logs.
+    Osquery,
+    /// Every log line.
+    Archives,
+    /// What matters for security, and which events were lost.
+    Audit,
+}
+
+impl Stream {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Keepalive,
+        Self::State,
+        Self::Alerts,
+        Self::Osquery,
+        Self::Archives,
+        Self::Audit,
+    ];
+
+    /// The name on the broker.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keepalive => "MUSTER_KEEPALIVE",
+            Self::State => "MUSTER_STATE",
+            Self::Alerts => "MUSTER_ALERTS",
+            Self::Osquery => "MUSTER_OSQUERY",
+            Self::Archives => "MUSTER_ARCHIVES",
+            Self::Audit => "MUSTER_AUDIT",
+        }
+    }
+}
+
+/// How dear an event is when there is no room: the first is never dropped, the last first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Audit, enrollment, keys, gaps. Never dropped.
+    Audit,
+    /// Status changes and connections. Thinned to the first and last change of each agent.
+    Status,
+    /// Alerts of a high level.
+    HighAlert,
+    /// Other alerts, agentless hosts, osquery, key polling, archives.
+    Alert,
+    /// Keepalives and health. The newest of each agent is kept.
+    Keepalive,
+}
+
+impl Class {
+    /// All of them, dearest first.
+    pub const ALL: [Self; 5] = [Self::Audit, Self::Status, Self::HighAlert, Self::Alert, Self::Keepalive];
+}
+
+/// Rule levels from here up are high.
+const HIGH_RULE_LEVEL: u8 = 12;
+
+impl Kind {
+    /// The stream that takes events of this kind.
+    pub fn stream(self) -> Stream {
+        match self {
+            Self::Keepalive | Self::Health => Stream::Keepalive,
+            Self::StatusChange
+            | Self::Connection
+            | Self::Enrolled
+            | Self::Removed
+            | Self::KeyRotated
+            | Self::Renamed
+            | Self::EnrollmentRejected
+            | Self::KeyPolling
+            | Self::Agentless => Stream::State,
+            Self::RuleAlert => Stream::Alerts,
+            Self::Osquery => Stream::Osquery,
+            Self::Archive => Stream::Archives,
+            Self::SpoolGap | Self::Audit | Self::KeyAnnouncement => Stream::Audit,
+        }
+    }
+
+    /// The stable dotted type in the header `Muster-Type`.
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::Keepalive => "manager.keepalive",
+            Self::StatusChange => "agent.status_change",
+            Self::Connection => "agent.connection",
+            Self::Enrolled => "agent.enrolled",
+            Self::Removed => "agent.removed",
+            Self::KeyRotated => "agent.key_rotated",
+            Self::Renamed => "agent.renamed",
+            Self::EnrollmentRejected => "manager.enrollment_rejected",
+            Self::KeyPolling => "manager.keypoll",
+            Self::Health => "manager.health",
+            Self::SpoolGap => "manager.spool",
+            Self::Audit => "manager.audit",
+            Self::KeyAnnouncement => "manager.keys",
+            Self::RuleAlert => "alerts.rule",
+            Self::Archive => "archives",
+            Self::Agentless => "agentless",
+            Self::Osquery => "osquery",
+        }
+    }
+}
+
+impl Event {
+    /// How dear this event is when there is no room.
+    pub fn class(&self) -> Class {
+        match self.kind {
+            Kind::Audit
+            | Kind::KeyAnnouncement
+            | Kind::SpoolGap
+            | Kind::Enrolled
+            | Kind::Removed
+            | Kind::KeyRotated
+            | Kind::Renamed
+            | Kind::EnrollmentRejected => Class::Audit,
+            Kind::StatusChange | Kind::Connection => Class::Status,
+            Kind::RuleAlert if self.alert_level >= HIGH_RULE_LEVEL => Class::HighAlert,
+            Kind::RuleAlert | Kind::KeyPolling | Kind::Archive | Kind::Agentless | Kind::Osquery => Class::Alert,
+            Kind::Keepalive | Kind::Health => Class::Keepalive,
+        }
+    }
 }

@@ -1,0 +1,366 @@
+//! The JSON bodies of events. Compact, UTF-8, keys in the order of the fields here, no line end.
+//!
+//! [`Keepalive`] and [`StatusChange`] are frozen. The others may get fields at their end.
+
+use serde::Serialize;
+
+use super::{Event, Kind};
+use crate::agent::{AgentId, AgentStatus, Reason};
+
+/// The largest body that is published: a broker takes messages of 1 MiB, headers included.
+pub const MAX_BODY_LEN: usize = 1_000_000;
+/// The largest sequence number that every JSON reader keeps exactly.
+pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
+
+/// What became of a keepalive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepaliveType {
+    /// Ours went out.
+    KeepaliveSent,
+    /// Ours could not be sent.
+    KeepaliveFailed,
+    /// The agent's came in.
+    KeepaliveReceived,
+}
+
+/// A keepalive. Frozen. natsd adds the `security` object with [`complete_keepalive`].
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Keepalive<'a> {
+    /// Id.
+    pub agent_id: &'a AgentId,
+    /// Name.
+    pub agent_name: &'a str,
+    /// The address that the agent talks from, else the one it reports, else the registered one.
+    pub ip_address: &'a str,
+    /// Unix seconds.
+    pub timestamp: u64,
+    /// What became of it.
+    pub event_type: KeepaliveType,
+    /// The name of this manager.
+    pub manager_node: &'a str,
+    /// The scheduler's interval in seconds.
+    pub interval: u64,
+}
+
+/// A change of status. Frozen.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StatusChange<'a> {
+    /// Id.
+    pub agent_id: &'a AgentId,
+    /// Name.
+    pub agent_name: &'a str,
+    /// The status before, as its number.
+    #[serde(serialize_with = "status_code")]
+    pub previous_status: AgentStatus,
+    /// The status now, as its number.
+    #[serde(serialize_with = "status_code")]
+    pub current_status: AgentStatus,
+    /// As in [`Keepalive`].
+    pub ip_address: &'a str,
+    /// Unix seconds.
+    pub timestamp: u64,
+    /// Why.
+    pub reason: Reason,
+    /// Whole intervals missed.
+    pub missed_keepalives: u32,
+    /// 0 to 15.
+    pub alert_level: u8,
+}
+
+/// A connection was lost without a goodbye. Not a change of status.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Connection<'a> {
+    /// Id.
+    pub agent_id: &'a AgentId,
+    /// Name.
+    pub agent_name: &'a str,
+    /// As in [`Keepalive`].
+    pub ip_address: &'a str,
+    /// Unix seconds.
+    pub timestamp: u64,
+    /// `lost`.
+    pub state: &'a str,
+    /// Why.
+    pub reason: Reason,
+    /// The name of this manager.
+    pub manager_node: &'a str,
+    /// 0 to 15.
+    pub alert_level: u8,
+}
+
+/// An agent got a key, lost it, or changed it. The key itself is never in it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Enrollment<'a> {
+    /// Id.
+    pub agent_id: &'a AgentId,
+    /// Name.
+    pub agent_name: &'a str,
+    /// The registered address.
+    pub ip_address: &'a str,
+    /// Unix seconds.
+    pub timestamp: u64,
+    /// `enrolled`, `removed`, `key_rotated` or `renamed`.
+    pub action: &'a str,
+    /// Why, as authd's log says it.
+    pub reason: &'a str,
+    /// The agent that gave way, if one did.
+    pub replaced_agent_id: Option<&'a AgentId>,
+    /// `tls`, `local`, `keypoll` …
+    pub method: &'a str,
+    /// Its groups.
+    pub groups: &'a [String],
+    /// The name of this manager.
+    pub manager_node: &'a str,
+}
+
+/// Somebody was refused a key.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rejection<'a> {
+    /// The name that was asked for, if one was.
+    pub agent_name: Option<&'a str>,
+    /// Where the request came from.
+    pub ip_address: &'a str,
+    /// Unix seconds.
+    pub timestamp: u64,
+    /// `bad_password`, `duplicate_name`, `duplicate_ip`, `limit`, `rate_limited`, `bad_cert` or `blocked_name`.
+    pub reason: &'a str,
+    /// The name of this manager.
+    pub manager_node: &'a str,
+}
+
+/// A key was asked for at the external source.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct KeyPolling<'a> {
+    /// `id` or `ip`.
+    pub lookup: &'a str,
+    /// What was looked up.
+    pub value: &'a str,
+    /// How it went.
+    pub outcome: &'a str,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// The agent that was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<&'a AgentId>,
+}
+
+/// A log line in the shape of archives.json.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Archive<'a> {
+    /// ISO 8601 with milliseconds and offset, as archives.json has it.
+    pub timestamp: &'a str,
+    /// Who sent it.
+    pub agent: ArchiveAgent<'a>,
+    /// Who took it.
+    pub manager: ArchiveManager<'a>,
+    /// Where the agent read it.
+    pub location: &'a str,
+    /// The line.
+    pub full_log: &'a str,
+}
+
+/// The agent of an [`Archive`].
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ArchiveAgent<'a> {
+    /// Id.
+    pub id: &'a str,
+    /// Name.
+    pub name: &'a str,
+    /// The registered address; absent for `any`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<&'a str>,
+}
+
+/// The manager of an [`Archive`].
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ArchiveManager<'a> {
+    /// The host's name.
+    pub name: &'a str,
+}
+
+/// Wraps a body into its one outer member: `{"status_change":{…}}`.
+pub fn wrapped(member: &str, body: &impl Serialize) -> Vec<u8> {
+    let mut bytes = format!("{{\"{member}\":").into_bytes();
+    // Serialising structs with text keys into a growing buffer has no way to fail.
+    let _ = serde_json::to_writer(&mut bytes, body);
+    bytes.push(b'}');
+    bytes
+}
+
+impl Keepalive<'_> {
+    /// The event.
+    pub fn into_event(self, created_ms: u64) -> Event {
+        agent_event(Kind::Keepalive, self.agent_id, created_ms, 0, wrapped("event", &self))
+    }
+}
+
+impl StatusChange<'_> {
+    /// The event, with the header that has the statuses as words.
+    pub fn into_event(self, created_ms: u64) -> Event {
+        let words = format!("{}>{}", self.previous_status, self.current_status);
+        Event {
+            headers: vec![("Muster-Status".to_owned(), words)],
+            ..agent_event(
+                Kind::StatusChange,
+                self.agent_id,
+                created_ms,
+                self.alert_level,
+                wrapped("status_change", &self),
+            )
+        }
+    }
+}
+
+impl Connection<'_> {
+    /// The event.
+    pub fn into_event(self, created_ms: u64) -> Event {
+        agent_event(
+            Kind::Connection,
+            self.agent_id,
+            created_ms,
+            self.alert_level,
+            wrapped("connection", &self),
+        )
+    }
+}
+
+impl Enrollment<'_> {
+    /// The event: one of `Enrolled`, `Removed`, `KeyRotated` and `Renamed`.
+    pub fn into_event(self, kind: Kind, created_ms: u64) -> Event {
+        agent_event(kind, self.agent_id, created_ms, 0, wrapped("enrollment", &self))
+    }
+}
+
+impl Rejection<'_> {
+    /// The event.
+    pub fn into_event(self, created_ms: u64, alert_level: u8) -> Event {
+        manager_event(
+            Kind::EnrollmentRejected,
+            "",
+            created_ms,
+            alert_level,
+            wrapped("enrollment", &self),
+        )
+    }
+}
+
+impl KeyPolling<'_> {
+    /// The event; `stage` is `requested`, `resolved` or `failed`.
+    pub fn into_event(self, stage: &str, created_ms: u64) -> Event {
+        manager_event(Kind::KeyPolling, stage, created_ms, 0, wrapped("keypoll", &self))
+    }
+}
+
+fn agent_event(kind: Kind, id: &AgentId, created_ms: u64, alert_level: u8, body: Vec<u8>) -> Event {
+    manager_event(kind, id.as_str(), created_ms, alert_level, body)
+}
+
+/// An event whose body is made elsewhere.
+pub fn manager_event(kind: Kind, key: &str, created_ms: u64, alert_level: u8, body: Vec<u8>) -> Event {
+    Event {
+        kind,
+        subject_key: key.to_owned(),
+        created_ms,
+        alert_level,
+        body,
+        headers: Vec::new(),
+    }
+}
+
+#[derive(Serialize)]
+struct Security<'a> {
+    source: &'a str,
+    version: &'a str,
+    sequence: u64,
+}
+
+/// Adds the `security` object behind the last member of a keepalive's body. A body that is no JSON object stays as
+/// it is.
+pub fn complete_keepalive(body: &[u8], source: &str, version: &str, sequence: u64) -> Vec<u8> {
+    let Some(open) = body.strip_suffix(b"}") else {
+        return body.to_vec();
+    };
+    let mut complete = open.to_vec();
+    complete.extend_from_slice(b",\"security\":");
+    // As in `wrapped`.
+    let _ = serde_json::to_writer(
+        &mut complete,
+        &Security {
+            source,
+            version,
+            sequence,
+        },
+    );
+    complete.push(b'}');
+    complete
+}
+
+fn status_code<S: serde::Serializer>(status: &AgentStatus, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u8(status.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalive_body_is_frozen() {
+        let id = AgentId::new("001");
+        let event = Keepalive {
+            agent_id: &id,
+            agent_name: "web-server-01",
+            ip_address: "192.168.1.100",
+            timestamp: 1_716_897_300,
+            event_type: KeepaliveType::KeepaliveSent,
+            manager_node: "wazuh-manager-01",
+            interval: 60,
+        }
+        .into_event(1_716_897_300_123);
+        assert_eq!(
+            String::from_utf8(complete_keepalive(&event.body, "wazuh-manager", "4.7.0", 12345)).expect("UTF-8"),
+            r#"{"event":{"agent_id":"001","agent_name":"web-server-01","ip_address":"192.168.1.100","timestamp":1716897300,"event_type":"keepalive_sent","manager_node":"wazuh-manager-01","interval":60},"security":{"source":"wazuh-manager","version":"4.7.0","sequence":12345}}"#
+        );
+    }
+
+    #[test]
+    fn status_change_body_is_frozen() {
+        let id = AgentId::new("001");
+        let event = StatusChange {
+            agent_id: &id,
+            agent_name: "web-server-01",
+            previous_status: AgentStatus::Active,
+            current_status: AgentStatus::Disconnected,
+            ip_address: "192.168.1.100",
+            timestamp: 1_716_897_360,
+            reason: Reason::KeepaliveTimeout,
+            missed_keepalives: 3,
+            alert_level: 8,
+        }
+        .into_event(1_716_897_360_000);
+        assert_eq!(
+            String::from_utf8(event.body).expect("UTF-8"),
+            r#"{"status_change":{"agent_id":"001","agent_name":"web-server-01","previous_status":0,"current_status":1,"ip_address":"192.168.1.100","timestamp":1716897360,"reason":"keepalive_timeout","missed_keepalives":3,"alert_level":8}}"#
+        );
+        assert_eq!(
+            event.headers,
+            [("Muster-Status".to_owned(), "active>disconnected".to_owned())]
+        );
+    }
+
+    #[test]
+    fn names_with_quotes_are_escaped() {
+        let rejection = Rejection {
+            agent_name: Some("a\"b\n"),
+            ip_address: "::1",
+            timestamp: 1,
+            reason: "limit",
+            manager_node: "n",
+        };
+        let event = rejection.into_event(1000, 0);
+        assert_eq!(
+            String::from_utf8(event.body).expect("UTF-8"),
+            r#"{"enrollment":{"agent_name":"a\"b\n","ip_address":"::1","timestamp":1,"reason":"limit","manager_node":"n"}}"#
+        );
+    }
+}
