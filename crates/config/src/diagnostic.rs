@@ -20,7 +20,9 @@ pub struct Place {
     pub column: usize,
     /// How many characters of the line it is about, at least 1.
     pub width: usize,
-    /// The line itself.
+    /// Characters of `text` before the part it is about.
+    pub indent: usize,
+    /// The line itself. Of a very long one, the piece round the part it is about.
     pub text: String,
 }
 
@@ -51,7 +53,7 @@ impl fmt::Display for Diagnostic {
         let indent: String = place
             .text
             .chars()
-            .take(place.column - 1)
+            .take(place.indent)
             .map(|c| if c == '\t' { '\t' } else { ' ' })
             .collect();
         writeln!(

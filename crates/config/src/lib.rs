@@ -1,35 +1,62 @@
 //! `etc/ossec.conf` and the internal options, from text to typed [`Settings`], with file, line and column in every
 //! complaint.
+//!
+//! A stock file is read as it is. Blocks of stock daemons that are not ours are passed over; an unknown element is a
+//! warning with a "did you mean"; a bad value is an error that names the line, what is accepted, and what was found;
+//! and all problems are found before the file is refused. Additions of ours have defaults that leave stock behaviour
+//! as it was.
+//!
+//! Read first: [`Settings`], which is what a daemon works with, and [`Diagnostic`], which is what an operator reads.
+//! How one description of each block serves the reader, the printer and the documentation is in the module `walk`.
+//!
+//! **It must never** open a file other than in [`load`], know what a daemon does with an option, or print a secret.
+//!
+//! ```
+//! let text = "<ossec_config><remote><connection>secure</connection><port>1514</port></remote></ossec_config>";
+//! let loaded = muster_config::parse_text(text)?;
+//! assert_eq!(loaded.settings.remotes[0].port, 1514);
+//!
+//! let wrong = text.replace("1514", "151400");
+//! let refusal = muster_config::parse_text(&wrong).unwrap_err().to_string();
+//! assert!(refusal.starts_with("etc/ossec.conf:1:61: <port> must be a number from 1 to 65535, not '151400'"));
+//! # Ok::<(), muster_config::Diagnostics>(())
+//! ```
 
+mod catalog;
+mod check;
 mod diagnostic;
+mod internal;
 mod json;
+mod kind;
 pub mod limits;
+mod load;
+mod reader;
 mod secret;
 pub mod settings;
+mod show;
+mod source;
+mod suggest;
+pub mod template;
+mod walk;
+mod xml;
 
-use std::path::Path;
-
+pub use catalog::Entry;
+pub use check::{FileFacts, check, look_on_disk};
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use internal::show_internal;
+pub use load::{Input, Inputs, Loaded, OWN_CONFIG, load, parse, parse_text};
+pub use reader::HomeKind;
 pub use secret::{MASK, Secret};
 pub use settings::*;
+pub use show::{Secrets, differences, show};
+pub use walk::Origin;
 
-/// A configuration that may be used.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Loaded {
-    /// What it means.
-    pub settings: Settings,
-    /// What is worth a look.
-    pub warnings: Vec<Diagnostic>,
+/// Every option of `ossec.conf` with its default and what it accepts.
+pub fn options() -> Vec<Entry> {
+    catalog::Catalog::of_settings()
 }
 
-/// Reads the configuration of a home: `file`, or `etc/ossec.conf` below the home, with the internal options beside.
-///
-/// # Errors
-/// Everything that is wrong with it, all at once, each with its place.
-pub fn load(home: &Path, file: Option<&Path>) -> Result<Loaded, Diagnostics> {
-    let _ = (home, file);
-    Ok(Loaded {
-        settings: Settings::default(),
-        warnings: Vec::new(),
-    })
+/// Every internal option with its default and what it accepts.
+pub fn internal_options() -> Vec<Entry> {
+    internal::catalog()
 }

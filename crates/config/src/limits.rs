@@ -14,6 +14,8 @@ const DAY: u64 = 24 * HOUR;
 pub const MAX_FILE_LEN: u64 = 8 * 1024 * 1024;
 /// How deep elements may be nested. A real file has six levels.
 pub const MAX_DEPTH: usize = 64;
+/// Options of one internal options file. A stock one has about 300.
+pub const MAX_INTERNAL_OPTIONS: usize = 10_000;
 /// Problems that are reported before the rest is only counted.
 pub const MAX_DIAGNOSTICS: usize = 200;
 

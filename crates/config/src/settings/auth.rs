@@ -5,7 +5,12 @@ use std::{path::PathBuf, time::Duration};
 use muster_proto::paths;
 use serde::Serialize;
 
-use crate::limits;
+use super::{KeyRequest, remote::AgentsBlock};
+use crate::{
+    kind::{Kind, Special, address, maybe, number, path, seconds, span, text, yes_no, yes_no_any_case},
+    limits,
+    walk::{Block, Need, Origin, Repeated, Walk},
+};
 
 /// The `<auth>` block. Paths are relative to the home unless absolute.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -147,5 +152,192 @@ impl Rate {
     /// Whether there is no limit.
     pub fn is_off(&self) -> bool {
         self.per_second == 0
+    }
+}
+
+const DAY: u64 = 86_400;
+const YEAR: u64 = 365 * DAY;
+
+/// The element `<auth>`, which also holds the key request.
+#[derive(Default)]
+pub(super) struct AuthBlock {
+    pub(super) auth: Auth,
+    pub(super) key_request: Option<KeyRequest>,
+}
+
+impl Block for AuthBlock {
+    fn found(&mut self) {
+        self.auth.disabled = false;
+    }
+
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        let auth = &mut self.auth;
+        walk.stock("disabled", yes_no(), &mut auth.disabled);
+        walk.stock("port", number(1, 65535), &mut auth.port);
+        walk.stock("ipv6", yes_no_any_case(), &mut auth.ipv6);
+        walk.own("local_ip", maybe(address()), &mut auth.local_ip);
+        walk.stock("use_source_ip", yes_no(), &mut auth.use_source_ip);
+        walk.block(Origin::Stock, "force", &mut auth.force);
+        auth.walk_old_force(walk);
+        walk.stock("purge", yes_no(), &mut auth.purge);
+        walk.stock("use_password", yes_no(), &mut auth.use_password);
+        walk.stock("remote_enrollment", yes_no(), &mut auth.remote_enrollment);
+        walk.stock("ciphers", text(4096), &mut auth.ciphers);
+        walk.stock("ssl_agent_ca", maybe(path()), &mut auth.ssl_agent_ca);
+        walk.stock("ssl_verify_host", yes_no(), &mut auth.ssl_verify_host);
+        walk.stock("ssl_manager_cert", path(), &mut auth.ssl_manager_cert);
+        walk.stock("ssl_manager_key", path(), &mut auth.ssl_manager_key);
+        walk.stock("ssl_auto_negotiate", yes_no(), &mut auth.ssl_auto_negotiate);
+        let mut agents = AgentsBlock {
+            allow_higher_versions: auth.allow_higher_versions,
+        };
+        walk.block(Origin::Stock, "agents", &mut agents);
+        auth.allow_higher_versions = agents.allow_higher_versions;
+        walk.block(Origin::Own, "limits", &mut auth.limits);
+        walk.optional(
+            Origin::Stock,
+            "key_request",
+            Repeated::FirstCounts,
+            &mut self.key_request,
+        );
+        walk.unused(&["limit_maxagents"]);
+        auth.check(walk);
+    }
+}
+
+impl Auth {
+    /// The options that `<force>` has taken the place of. They count where there is no `<force>`.
+    fn walk_old_force<W: Walk>(&mut self, walk: &mut W) {
+        let insert = walk.old("force_insert", yes_no(), "<force><enabled>");
+        let time = walk.old("force_time", seconds(0, YEAR), "<force><disconnected_time>");
+        if !walk.lacks("force") {
+            return;
+        }
+        if let Some(insert) = insert {
+            self.force.enabled = insert;
+        }
+        if let Some(time) = time {
+            self.force.disconnected_time = (!time.is_zero()).then_some(time);
+        }
+    }
+
+    /// Legal and unwise.
+    fn check<W: Walk>(&self, walk: &mut W) {
+        if self.disabled {
+            return;
+        }
+        if self.ssl_verify_host && self.ssl_agent_ca.is_none() {
+            let message = "this has no effect without <ssl_agent_ca>: agents are not asked for a certificate";
+            walk.warning("ssl_verify_host", message);
+        }
+        if self.ssl_auto_negotiate {
+            let message =
+                "TLS before 1.2 is not offered, so this has no effect; agents too old for TLS 1.2 cannot enroll";
+            walk.warning("ssl_auto_negotiate", message);
+        }
+        if self.ciphers != limits::AUTH_CIPHERS {
+            let message =
+                "this has no effect: our TLS has a fixed list of strong suites (AES-GCM and ChaCha20 with ECDHE)";
+            walk.warning("ciphers", message);
+        }
+    }
+}
+
+impl Block for Force {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.stock("enabled", yes_no(), &mut self.enabled);
+        walk.stock("key_mismatch", yes_no(), &mut self.key_mismatch);
+        let mut time = DisconnectedTime {
+            enabled: self.disconnected_time.is_some(),
+            time: self.disconnected_time.unwrap_or(limits::FORCE_DISCONNECTED_TIME),
+        };
+        walk.block(Origin::Stock, "disconnected_time", &mut time);
+        self.disconnected_time = time.enabled.then_some(time.time);
+        walk.stock(
+            "after_registration_time",
+            span(0, YEAR),
+            &mut self.after_registration_time,
+        );
+    }
+}
+
+/// `<disconnected_time enabled="yes">1h</disconnected_time>`.
+struct DisconnectedTime {
+    enabled: bool,
+    time: Duration,
+}
+
+impl Default for DisconnectedTime {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            time: limits::FORCE_DISCONNECTED_TIME,
+        }
+    }
+}
+
+impl Block for DisconnectedTime {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.attribute(Origin::Stock, Need::Required, "enabled", yes_no(), &mut self.enabled);
+        if self.enabled {
+            walk.text(span(0, YEAR), &mut self.time);
+        } else {
+            // Stock does not look at the time when it is switched off, so any text may stand there.
+            walk.text(any_text(), &mut String::new());
+        }
+    }
+}
+
+fn any_text() -> Special<String> {
+    Special {
+        accepts: "any text",
+        read: |_| Some(String::new()).into(),
+        write: |text| Some(text.clone()),
+    }
+}
+
+impl Block for AuthLimits {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.own("max_connections", number(1, 100_000), &mut self.max_connections);
+        walk.own("handshake_timeout", span(1, 600), &mut self.handshake_timeout);
+        walk.own("read_timeout", span(1, 600), &mut self.read_timeout);
+        walk.own("rate_per_address", rate(), &mut self.rate_per_address);
+        walk.own("rate_total", rate(), &mut self.rate_total);
+        walk.own("max_agents", number(0, 99_999_999), &mut self.max_agents);
+    }
+}
+
+/// `50/s burst 500`, `50/s`, or `off`.
+pub(super) fn rate() -> Special<Rate> {
+    Special {
+        accepts: "a rate such as '50/s burst 500', each number from 1 to 1000000, or 'off'",
+        read: |text| parse_rate(text).into(),
+        write: |rate| {
+            Some(match rate.per_second {
+                0 => "off".to_owned(),
+                per_second => format!("{per_second}/s burst {}", rate.burst),
+            })
+        },
+    }
+}
+
+fn parse_rate(text: &str) -> Option<Rate> {
+    if text == "off" {
+        return Some(Rate::OFF);
+    }
+    let (per_second, rest) = text.split_once("/s")?;
+    let per_second = whole(per_second)?;
+    let burst = match rest.trim_start().strip_prefix("burst ") {
+        Some(burst) => whole(burst.trim_start())?,
+        None if rest.is_empty() => per_second,
+        None => return None,
+    };
+    Some(Rate { per_second, burst })
+}
+
+fn whole(text: &str) -> Option<u32> {
+    match number(1, 1_000_000).read(text) {
+        crate::kind::Reading::Value(value) => Some(value),
+        _ => None,
     }
 }

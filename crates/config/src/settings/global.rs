@@ -4,7 +4,11 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use crate::limits;
+use crate::{
+    kind::{Special, maybe, span, text, word},
+    limits,
+    walk::{Block, Walk},
+};
 
 /// `<muster>`: our own options for all daemons.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -133,5 +137,134 @@ impl FromStr for ManagerVersion {
             patch: number()?,
         };
         if numbers.next().is_some() { Err(()) } else { Ok(version) }
+    }
+}
+
+const DAY: u64 = 86_400;
+
+/// What a node may be called: the name stands in headers, message ids and subjects.
+pub(super) fn node_name() -> Special<String> {
+    Special {
+        accepts: "a name of 1 to 64 characters without spaces and ':'",
+        read: |text| {
+            let fits = |c: char| !c.is_whitespace() && !c.is_control() && c != ':';
+            let is_name = (1..=64).contains(&text.chars().count()) && text.chars().all(fits);
+            is_name.then(|| text.to_owned()).into()
+        },
+        write: |name| Some(name.clone()),
+    }
+}
+
+fn version() -> Special<ManagerVersion> {
+    Special {
+        accepts: "a version of three numbers, such as v4.14.7",
+        read: |text| text.parse().ok().into(),
+        write: |version| Some(version.to_string()),
+    }
+}
+
+impl Block for Muster {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.own("manager_version", version(), &mut self.manager_version);
+        let layouts = word(&[
+            ("auto", Layout::Auto),
+            ("wazuh", Layout::Wazuh),
+            ("ossec", Layout::Ossec),
+        ]);
+        walk.own("layout", layouts, &mut self.layout);
+        walk.own("node_name", maybe(node_name()), &mut self.node_name);
+    }
+}
+
+/// What else stands in `<global>` and concerns analysis, mail and output.
+const GLOBAL_OF_OTHERS: [&str; 36] = [
+    "alerts_log",
+    "custom_alert_output",
+    "custom_alert_output_format",
+    "email_from",
+    "email_idsname",
+    "email_log_source",
+    "email_maxperhour",
+    "email_notification",
+    "email_reply_to",
+    "email_to",
+    "eps",
+    "geoip6_db_path",
+    "geoip_db_path",
+    "geoipdb",
+    "helo_server",
+    "host_information",
+    "integrity_checking",
+    "jsonout_output",
+    "limits",
+    "logall",
+    "logall_json",
+    "max_output_size",
+    "md5_allowlist",
+    "memory_size",
+    "picviz_output",
+    "picviz_socket",
+    "prelude_log_level",
+    "prelude_output",
+    "prelude_profile",
+    "queue_size",
+    "rootkit_detection",
+    "rotate_interval",
+    "smtp_server",
+    "stats",
+    "update_check",
+    "white_list",
+];
+
+/// More of them, all about one output.
+const GLOBAL_ZEROMQ: [&str; 4] = [
+    "zeromq_client_cert",
+    "zeromq_output",
+    "zeromq_server_cert",
+    "zeromq_uri",
+];
+
+impl Block for Global {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.stock(
+            "agents_disconnection_time",
+            span(1, 365 * DAY),
+            &mut self.agents_disconnection_time,
+        );
+        walk.stock(
+            "agents_disconnection_alert_time",
+            span(0, 365 * DAY),
+            &mut self.agents_disconnection_alert_time,
+        );
+        walk.unused(&GLOBAL_OF_OTHERS);
+        walk.unused(&GLOBAL_ZEROMQ);
+    }
+}
+
+/// The name that stock writes where there is none.
+const NO_NODE_NAME: &str = "undefined";
+
+impl Block for Cluster {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.stock("node_name", maybe(text(255)), &mut self.node_name);
+        if self.node_name.as_deref() == Some(NO_NODE_NAME) {
+            self.node_name = None;
+        }
+        walk.foreign();
+    }
+}
+
+impl Block for Logging {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        let formats = word(&[
+            ("plain", LogFormat::Plain),
+            ("json", LogFormat::Json),
+            ("plain,json", LogFormat::Both),
+            ("json,plain", LogFormat::Both),
+            ("plain, json", LogFormat::Both),
+            ("json, plain", LogFormat::Both),
+        ]);
+        walk.stock("log_format", formats, &mut self.log_format);
+        walk.foreign();
     }
 }

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::limits;
+use crate::{
+    kind::{flag, minutes, number, seconds},
+    limits,
+    walk::{Block, Origin, Walk},
+};
 
 /// The internal options of our daemons. Those of other daemons are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -194,4 +198,103 @@ pub struct DebugLevel {
     pub keypolld: u8,
     /// `agentlessd.debug`
     pub agentlessd: u8,
+}
+
+impl Block for Internal {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.block(Origin::Stock, "remoted", &mut self.remoted);
+        walk.block(Origin::Stock, "auth", &mut self.auth);
+        walk.block(Origin::Stock, "monitord", &mut self.monitord);
+        walk.block(Origin::Stock, "debug", &mut self.debug);
+    }
+}
+
+impl Block for RemotedInternal {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.stock("recv_counter_flush", number(10, 999_999), &mut self.recv_counter_flush);
+        walk.stock(
+            "comp_average_printout",
+            number(10, 999_999),
+            &mut self.comp_average_printout,
+        );
+        walk.stock("verify_msg_id", flag(), &mut self.verify_msg_id);
+        walk.stock("pass_empty_keyfile", flag(), &mut self.pass_empty_keyfile);
+        walk.stock("sender_pool", number(1, 64), &mut self.sender_pool);
+        walk.stock("request_pool", number(1, 4096), &mut self.request_pool);
+        walk.stock("request_timeout", seconds(1, 600), &mut self.request_timeout);
+        walk.stock("response_timeout", seconds(1, 3600), &mut self.response_timeout);
+        walk.stock("request_rto_sec", number(0, 60), &mut self.request_rto_sec);
+        walk.stock("request_rto_msec", number(0, 999), &mut self.request_rto_msec);
+        walk.stock("max_attempts", number(1, 16), &mut self.max_attempts);
+        walk.stock("shared_reload", seconds(1, 18_000), &mut self.shared_reload);
+        walk.stock("rlimit_nofile", number(1024, 1_048_576), &mut self.rlimit_nofile);
+        walk.stock("recv_timeout", seconds(1, 60), &mut self.recv_timeout);
+        walk.stock("merge_shared", flag(), &mut self.merge_shared);
+        walk.stock("disk_storage", flag(), &mut self.disk_storage);
+        walk.stock("keyupdate_interval", seconds(1, 3600), &mut self.keyupdate_interval);
+        walk.stock("worker_pool", number(1, 16), &mut self.worker_pool);
+        walk.stock("state_interval", seconds(0, 86_400), &mut self.state_interval);
+        walk.stock("guess_agent_group", flag(), &mut self.guess_agent_group);
+        walk.stock("receive_chunk", number(1024, 16_384), &mut self.receive_chunk);
+        walk.stock("send_chunk", number(512, 16_384), &mut self.send_chunk);
+        walk.stock("buffer_relax", number(0, 2), &mut self.buffer_relax);
+        walk.stock(
+            "send_buffer_size",
+            number(65_536, 1_048_576),
+            &mut self.send_buffer_size,
+        );
+        walk.stock("send_timeout_to_retry", seconds(1, 60), &mut self.send_timeout_to_retry);
+        walk.stock("tcp_keepidle", seconds(1, 7200), &mut self.tcp_keepidle);
+        walk.stock("tcp_keepintvl", seconds(1, 100), &mut self.tcp_keepintvl);
+        walk.stock("tcp_keepcnt", number(1, 50), &mut self.tcp_keepcnt);
+        walk.stock(
+            "control_msg_queue_size",
+            number(4096, 1_048_576),
+            &mut self.control_msg_queue_size,
+        );
+        walk.stock(
+            "router_forwarding_disabled",
+            flag(),
+            &mut self.router_forwarding_disabled,
+        );
+    }
+}
+
+impl Block for AuthInternal {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.stock("timeout_seconds", number(0, 2_147_483_647), &mut self.timeout_seconds);
+        walk.stock(
+            "timeout_microseconds",
+            number(0, 999_999),
+            &mut self.timeout_microseconds,
+        );
+    }
+}
+
+impl Block for MonitordInternal {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.stock("monitor_agents", flag(), &mut self.monitor_agents);
+        walk.stock("delete_old_agents", minutes(0, 9600), &mut self.delete_old_agents);
+        walk.unused(&[
+            "compress",
+            "daily_rotations",
+            "day_wait",
+            "debug",
+            "keep_log_days",
+            "rotate_log",
+            "sign",
+            "size_rotate",
+        ]);
+    }
+}
+
+/// The names turn round here: `debug` is the last part of each.
+impl Block for DebugLevel {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.stock("authd", number(0, 2), &mut self.authd);
+        walk.stock("remoted", number(0, 2), &mut self.remoted);
+        walk.own("natsd", number(0, 2), &mut self.natsd);
+        walk.own("keypolld", number(0, 2), &mut self.keypolld);
+        walk.stock("agentlessd", number(0, 2), &mut self.agentlessd);
+    }
 }

@@ -4,8 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-use super::Rate;
-use crate::limits;
+use super::{Rate, auth::rate};
+use crate::{
+    kind::{maybe, number, path, seconds, span, text, word, yes_no},
+    limits,
+    walk::{Block, Walk},
+};
 
 /// Where the keys of unknown agents come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -74,4 +78,55 @@ pub enum ExecMode {
     Once,
     /// Kept running: one JSON request a line on its standard input, one answer a line on its standard output.
     Persistent,
+}
+
+const DAY: u64 = 86_400;
+
+impl KeyRequest {
+    /// These settings, with the sources of an older block where they name none.
+    pub(super) fn with_sources_of(self, old: Self) -> Self {
+        Self {
+            exec_path: self.exec_path.or(old.exec_path),
+            socket: self.socket.or(old.socket),
+            ..self
+        }
+    }
+
+    fn walk_shared<W: Walk>(&mut self, walk: &mut W) {
+        walk.stock("enabled", yes_no(), &mut self.enabled);
+        walk.stock("exec_path", maybe(text(4095)), &mut self.exec_path);
+        let modes = word(&[("once", ExecMode::Once), ("persistent", ExecMode::Persistent)]);
+        walk.own("exec_mode", modes, &mut self.exec_mode);
+        walk.stock("socket", maybe(path()), &mut self.socket);
+        walk.stock("timeout", seconds(1, 4_294_967_294), &mut self.timeout);
+        walk.stock("threads", number(1, 32), &mut self.threads);
+        walk.stock("queue_size", number(1, 220_000), &mut self.queue_size);
+        walk.own("negative_cache", span(0, DAY), &mut self.negative_cache);
+        walk.own("rate_per_address", rate(), &mut self.rate_per_address);
+        walk.own("rate_total", rate(), &mut self.rate_total);
+        walk.own("deadline", span(1, DAY), &mut self.deadline);
+        walk.own("breaker_failures", number(1, 1_000_000), &mut self.breaker_failures);
+        walk.own("breaker_pause", span(1, DAY), &mut self.breaker_pause);
+        if self.enabled && self.exec_path.is_none() && self.socket.is_none() {
+            walk.warning("", "there is neither <socket> nor <exec_path>: each look-up will fail");
+        }
+    }
+}
+
+impl Block for KeyRequest {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        self.walk_shared(walk);
+        let _: Option<bool> = walk.old("force_insert", yes_no(), "<auth><force>, which decides here");
+    }
+}
+
+/// `<wodle name="agent-key-polling">`: the same options, and `force_insert` still has a meaning.
+#[derive(Default)]
+pub(super) struct Wodle(pub(super) KeyRequest);
+
+impl Block for Wodle {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        self.0.walk_shared(walk);
+        walk.stock("force_insert", maybe(yes_no()), &mut self.0.force_insert);
+    }
 }
