@@ -10,7 +10,9 @@
 
 use std::time::Duration;
 
-use crate::slot::{Family, Millis};
+use muster_proto::transport::keepalive::Family;
+
+use crate::slot::Millis;
 
 /// The longest time-out that an agent's own period can earn it: three of OSSEC's periods of 600 s and half a minute,
 /// after which OSSEC's own tools give an agent up.
@@ -237,7 +239,7 @@ impl Schedule {
     }
 
     /// What to send now. `heard` tells whether an agent that left a request unanswered was there to hear it.
-    pub fn probe(&mut self, choice: ProbeChoice, family: Family, heard: Millis) -> Probe {
+    pub fn probe(&mut self, choice: ProbeChoice, family: Option<Family>, heard: Millis) -> Probe {
         if let Some(request) = self
             .request
             .take_if(|request| !request.answered && heard > request.sent)
@@ -255,8 +257,8 @@ impl Schedule {
             ProbeChoice::Keepalive => Probe::Keepalive,
             ProbeChoice::Ack => Probe::Ack,
             // An OSSEC agent logs a warning for each request, and gives up a file that it is receiving.
-            ProbeChoice::Request if family != Family::Ossec => Probe::Request,
-            ProbeChoice::Auto if family == Family::Wazuh && self.answers != Answers::No => Probe::Request,
+            ProbeChoice::Request if family != Some(Family::Ossec) => Probe::Request,
+            ProbeChoice::Auto if family == Some(Family::Wazuh) && self.answers != Answers::No => Probe::Request,
             ProbeChoice::Request | ProbeChoice::Auto => Probe::Ack,
         }
     }
@@ -287,14 +289,14 @@ impl Schedule {
     }
 
     /// The agent's own period, as far as its limits depend on it: not when it answers at our pace.
-    pub fn period(&self, family: Family, sending: Option<Sending>) -> Option<Duration> {
+    pub fn period(&self, family: Option<Family>, sending: Option<Sending>) -> Option<Duration> {
         let asked = sending.is_some_and(|sending| matches!(sending.probe, ProbeChoice::Auto | ProbeChoice::Request));
         if asked && self.answers == Answers::Yes {
             return None;
         }
         Some(self.rhythm.period().unwrap_or(match family {
-            Family::Ossec => OSSEC_PERIOD,
-            Family::Wazuh | Family::Unknown => WAZUH_PERIOD,
+            Some(Family::Ossec) => OSSEC_PERIOD,
+            Some(Family::Wazuh) | None => WAZUH_PERIOD,
         }))
     }
 }
@@ -429,7 +431,7 @@ mod tests {
     #[test]
     fn ossec_agent_is_never_sent_a_request() {
         for choice in [ProbeChoice::Auto, ProbeChoice::Request] {
-            assert_eq!(Schedule::default().probe(choice, Family::Ossec, Millis(1)), Probe::Ack);
+            assert_eq!(Schedule::default().probe(choice, Some(Family::Ossec), Millis(1)), Probe::Ack);
         }
     }
 
@@ -438,11 +440,11 @@ mod tests {
         let mut schedule = Schedule::default();
         for round in 1..=2u32 {
             let now = Millis(u64::from(round) * 60_000);
-            assert_eq!(schedule.probe(ProbeChoice::Auto, Family::Wazuh, now), Probe::Request);
+            assert_eq!(schedule.probe(ProbeChoice::Auto, Some(Family::Wazuh), now), Probe::Request);
             schedule.sent_now(now, Some(round));
         }
         assert_eq!(
-            schedule.probe(ProbeChoice::Auto, Family::Wazuh, Millis(170_000)),
+            schedule.probe(ProbeChoice::Auto, Some(Family::Wazuh), Millis(170_000)),
             Probe::Ack
         );
         assert_eq!(schedule.answers, Answers::No);
@@ -451,19 +453,19 @@ mod tests {
     #[test]
     fn silent_agent_is_asked_again_and_stays_under_the_short_timeout() {
         let mut schedule = Schedule::default();
-        schedule.probe(ProbeChoice::Auto, Family::Wazuh, Millis(1));
+        schedule.probe(ProbeChoice::Auto, Some(Family::Wazuh), Millis(1));
         schedule.sent_now(Millis(60_000), Some(7));
         assert!(schedule.answer(7));
         for round in 2..10u32 {
             let now = Millis(u64::from(round) * 60_000);
             assert_eq!(
-                schedule.probe(ProbeChoice::Auto, Family::Wazuh, Millis(61_000)),
+                schedule.probe(ProbeChoice::Auto, Some(Family::Wazuh), Millis(61_000)),
                 Probe::Request
             );
             schedule.sent_now(now, Some(round));
         }
         assert_eq!(schedule.answers, Answers::Yes);
-        assert_eq!(schedule.period(Family::Wazuh, page().sending), None);
+        assert_eq!(schedule.period(Some(Family::Wazuh), page().sending), None);
     }
 
     #[test]
