@@ -29,10 +29,12 @@ use crate::{agent::Identity, mix::Kind};
 
 /// Enrollments under way at the same time.
 const AT_ONCE: usize = 32;
-/// How often an enrollment is tried that ended without an answer.
-const ATTEMPTS: u32 = 6;
-/// Before the second attempt; doubled for each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How long an enrollment is tried again that ended without an answer: managers close connections that come too fast,
+/// and a large fleet from one address does.
+const PERSISTENCE: Duration = Duration::from_secs(60);
+/// Before the second attempt; doubled for each further one, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// For one whole conversation.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest answer: one key line, or an error text.
@@ -168,7 +170,7 @@ enum Answer {
 impl Requests {
     async fn until_answered(&self, name: &str, kind: Kind) -> Result<Enrolled> {
         let mut pause = FIRST_PAUSE;
-        let mut attempt = 1;
+        let give_up = time::Instant::now() + PERSISTENCE;
         loop {
             let Ok(answer) = time::timeout(PATIENCE, self.once(name, kind)).await else {
                 bail!("no answer to the enrollment of {name} within {} s", PATIENCE.as_secs());
@@ -176,12 +178,11 @@ impl Requests {
             match answer {
                 Ok(Answer::Key(identity, key)) => return Ok(Enrolled { identity, key, kind }),
                 Ok(Answer::Refused(text)) => bail!("{text}"),
-                Err(error) if attempt >= ATTEMPTS => return Err(error),
+                Err(error) if time::Instant::now() >= give_up => return Err(error),
                 Err(error) => {
                     tracing::debug!(error = format!("{error:#}"), name, "enrollment ended without an answer");
                     time::sleep(pause).await;
-                    pause = pause.saturating_mul(2);
-                    attempt += 1;
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
                 }
             }
         }

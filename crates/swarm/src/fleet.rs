@@ -300,6 +300,7 @@ impl Running {
     }
 }
 
+/// No end.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(crate) fn millis(time: Duration) -> u64 {
@@ -313,3 +314,6 @@ fn unix_seconds() -> u32 {
         .as_secs();
     u32::try_from(now).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,6 +52,8 @@ impl Link {
                 };
                 let socket = UdpSocket::bind(any).await?;
                 socket.connect(manager).await?;
+                // Until tokio has once seen the socket writable, nothing is sent at all.
+                socket.writable().await?;
                 Socket::Udp(socket)
             }
         };
