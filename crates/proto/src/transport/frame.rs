@@ -216,4 +216,45 @@ mod tests {
         reader.release();
         assert_eq!(reader.pending(), 3);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_streams_never_panic_and_end_alike_whatever_the_pieces(
+            stream in proptest::collection::vec(
+                proptest::prop_oneof![4 => proptest::strategy::Just(0_u8), 1 => 0..9_u8, 1 => proptest::num::u8::ANY],
+                0..200,
+            ),
+            piece in 1..50_usize,
+        ) {
+            let mut whole = Vec::new();
+            let mut rest = &stream[..];
+            let error = loop {
+                match split(rest) {
+                    Ok(Split::Message { message, rest: behind }) => {
+                        whole.push(message.to_vec());
+                        rest = behind;
+                    }
+                    Ok(Split::Partial { missing }) => {
+                        assert!(missing > 0);
+                        break None;
+                    }
+                    Err(error) => break Some(error),
+                }
+            };
+            let mut reader = FrameReader::new();
+            let mut seen = Vec::new();
+            let mut failed = None;
+            for chunk in stream.chunks(piece) {
+                reader.push(chunk);
+                while let Some(message) = reader.next_message().unwrap_or_else(|error| {
+                    failed = Some(error);
+                    None
+                }) {
+                    seen.push(message.to_vec());
+                }
+            }
+            assert_eq!(seen, whole);
+            assert_eq!(failed, error);
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! What the manager says.
 
-use std::io::Write;
+use std::{borrow::Cow, io::Write};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     ACK, CLOSE_FILE, EXECD, FORCE_RECONNECT, HEADER, MANAGER_KEEPALIVE, REFUSAL, REQUEST, REQUEST_ACK, RequestId,
@@ -17,12 +17,12 @@ const MERGED: &[u8] = b" merged.mg\n";
 /// Between a hello and its acknowledgement nothing but [`Ack`](Self::Ack) and [`Refusal`](Self::Refusal) may go to an
 /// agent, and between [`UpFile`](Self::UpFile) and [`CloseFile`](Self::CloseFile) nothing it may not know: an OSSEC
 /// agent drops the file for a request, every stock agent for a [`Keepalive`](Self::Keepalive).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToAgent<'a> {
     /// Heard.
     Ack,
     /// A hello was refused, and why.
-    Refusal(&'a str),
+    Refusal(Cow<'a, str>),
     /// A merged file with this MD5 sum (32 lower-case hex digits) begins.
     UpFile {
         /// The sum of the whole file.
@@ -103,7 +103,7 @@ impl<'a> ToAgent<'a> {
 
     /// Reads a payload, as an agent does.
     ///
-    /// What an agent would log as unknown is [`Other`](Self::Other). A refusal keeps its JSON.
+    /// What an agent would log as unknown is [`Other`](Self::Other).
     pub fn parse(payload: &'a [u8]) -> Self {
         if !payload.starts_with(HEADER) {
             return Self::Piece(payload);
@@ -129,7 +129,7 @@ impl<'a> ToAgent<'a> {
             return Some(Self::Execd(body));
         }
         if let Some(json) = payload.strip_prefix(REFUSAL) {
-            return Some(Self::Refusal(std::str::from_utf8(json).ok()?));
+            return refusal(json);
         }
         if let Some(file) = payload.strip_prefix(UP_FILE) {
             return Some(Self::UpFile {
@@ -143,6 +143,13 @@ impl<'a> ToAgent<'a> {
             name,
             unix_seconds: time.parse().ok()?,
         })
+    }
+}
+
+fn refusal(json: &[u8]) -> Option<ToAgent<'_>> {
+    match serde_json::from_slice::<Value>(json).ok()?.get_mut("message")?.take() {
+        Value::String(message) => Some(ToAgent::Refusal(message.into())),
+        _ => None,
     }
 }
 
