@@ -57,7 +57,10 @@ pub fn encode<T: Serialize>(version: u8, value: &T) -> Result<Vec<u8>, CodecErro
     let length = u32::try_from(announced)
         .ok()
         .filter(|_| announced <= MAX_PAYLOAD_LEN)
-        .ok_or(CodecError::TooLong { announced, limit: MAX_PAYLOAD_LEN })?;
+        .ok_or(CodecError::TooLong {
+            announced,
+            limit: MAX_PAYLOAD_LEN,
+        })?;
     if let Some(field) = bytes.get_mut(1..HEADER_LEN) {
         field.copy_from_slice(&length.to_le_bytes());
     }
@@ -111,7 +114,10 @@ mod tests {
     fn announced_length_over_the_limit_is_refused_before_the_payload_is_there() {
         assert_eq!(
             split(&[1, 0xff, 0xff, 0xff, 0x7f], 100),
-            Err(CodecError::TooLong { announced: 0x7fff_ffff, limit: 100 })
+            Err(CodecError::TooLong {
+                announced: 0x7fff_ffff,
+                limit: 100
+            })
         );
     }
 
