@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! See the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    muster_control::main()
+}
