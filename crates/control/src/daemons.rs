@@ -18,28 +18,22 @@ pub(crate) struct Daemon {
     /// Its short name.
     pub(crate) name: &'static str,
     /// Its stock names, under which a swapped daemon runs.
-    stock: [&'static str; 2],
-    /// Why it has nothing to do under these settings, if so.
-    idle: fn(&Settings) -> Option<&'static str>,
+    stock: &'static [&'static str],
 }
 
 /// In the order of starting: whoever takes something comes before whoever gives it.
 pub(crate) const ALL: [Daemon; 3] = [
-    // Without a server it keeps the spool and shows the events.
     Daemon {
         name: "natsd",
-        stock: ["", ""],
-        idle: |_| None,
+        stock: &[],
     },
     Daemon {
         name: "authd",
-        stock: ["wazuh-authd", "ossec-authd"],
-        idle: |settings| settings.auth.disabled.then_some("<auth> is absent or disabled"),
+        stock: &["wazuh-authd", "ossec-authd"],
     },
     Daemon {
         name: "remoted",
-        stock: ["wazuh-remoted", "ossec-remoted"],
-        idle: |settings| settings.remotes.is_empty().then_some("there is no <remote>"),
+        stock: &["wazuh-remoted", "ossec-remoted"],
     },
 ];
 
@@ -57,7 +51,12 @@ pub(crate) fn chosen(daemons: &cli::Daemons) -> Vec<Daemon> {
 impl Daemon {
     /// Why it has nothing to do under these settings, if so.
     pub(crate) fn idle_because(&self, settings: &Settings) -> Option<&'static str> {
-        (self.idle)(settings)
+        match self.name {
+            "authd" if settings.auth.disabled => Some("<auth> is absent or disabled"),
+            "remoted" if settings.remotes.is_empty() => Some("there is no <remote>"),
+            // natsd keeps the spool and shows the events, even without a server.
+            _ => None,
+        }
     }
 
     /// Its program, beside ours.
@@ -80,11 +79,7 @@ impl Daemon {
     /// The process that serves in the current home, by its pid file, under our name or a stock one.
     pub(crate) fn pid(&self) -> Option<u32> {
         let run = Path::new(paths::RUN);
-        let stock = self
-            .stock
-            .into_iter()
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned);
+        let stock = self.stock.iter().map(|name| (*name).to_owned());
         std::iter::once(self.program_name())
             .chain(stock)
             .find_map(|name| pid_file::running(run, &name))

@@ -87,7 +87,7 @@ pub(crate) fn init(home: Option<&Path>, arguments: &cli::Init) -> anyhow::Result
         Ok(Vec::new().into())
     })?;
     if !arguments.no_password {
-        files.make(paths::AUTHD_PASS, Owner::Daemon("authd"), 0o640, || Ok(password()?))?;
+        files.make(paths::AUTHD_PASS, Owner::Daemon("authd"), 0o640, password)?;
     }
     make_certificate(&files, arguments)?;
     say(next_steps(&home, arguments, configured));
