@@ -1,8 +1,13 @@
 //! The agent daemon: its network edge, and the roster of who is alive.
 
+pub mod analysis;
+pub mod counters;
+pub mod edge;
 pub mod events;
+pub mod keys;
 pub mod roster;
 pub mod schedule;
+pub mod session;
 pub mod slot;
 pub mod store;
 pub mod wheel;

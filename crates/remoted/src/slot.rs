@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::Add,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,7 +21,8 @@ use std::{
 use muster_proto::{
     agent::{AgentId, AgentStatus},
     keys::{address::RegisteredAddress, cipher::CipherKeys, file::KeyEntry},
-    transport::{counter::Counter, envelope::CryptoForm, keepalive::Keepalive},
+    local::{Layout, analysis::Source},
+    transport::{counter::Counter, envelope::CryptoForm, keepalive::{Family, Keepalive}},
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -87,6 +88,8 @@ pub struct ConnectionId(u64);
 
 impl ConnectionId {
     const WORKER_SHIFT: u32 = 48;
+    /// Before every connection of every worker.
+    pub(crate) const FIRST: Self = Self(0);
 
     /// The `sequence`th connection of a worker. Sequences begin at 1, so that no connection has number 0.
     pub fn new(worker: usize, sequence: u64) -> Self {
@@ -150,17 +153,6 @@ impl Route {
     }
 }
 
-/// Whose manager protocol an agent follows, as its keepalives say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// It has not said.
-    Unknown,
-    /// `Wazuh v..`.
-    Wazuh,
-    /// `OSSEC HIDS v..`.
-    Ossec,
-}
-
 /// What workers and roster share about one agent. One per key line, kept over key reloads while id, name, address and
 /// key stay the same.
 pub struct AgentSlot {
@@ -180,7 +172,9 @@ pub struct AgentSlot {
     owner: AtomicU64,
     route: Mutex<Option<Route>>,
     received: AtomicU64,
+    received_written: AtomicU64,
     received_loaded: AtomicBool,
+    source: OnceLock<Source>,
     events: AtomicU64,
     event_bytes: AtomicU64,
     events_dropped: AtomicU64,
@@ -202,7 +196,9 @@ impl AgentSlot {
             owner: AtomicU64::new(0),
             route: Mutex::new(None),
             received: AtomicU64::new(0),
+            received_written: AtomicU64::new(0),
             received_loaded: AtomicBool::new(false),
+            source: OnceLock::new(),
             events: AtomicU64::new(0),
             event_bytes: AtomicU64::new(0),
             events_dropped: AtomicU64::new(0),
@@ -270,18 +266,17 @@ impl AgentSlot {
         self.form.store(form_code(form), Ordering::Relaxed);
     }
 
-    /// Whose agent it says it is.
-    pub fn family(&self) -> Family {
+    /// Whose agent its last keepalive says it is.
+    pub fn family(&self) -> Option<Family> {
         match self.family.load(Ordering::Relaxed) {
-            1 => Family::Wazuh,
-            2 => Family::Ossec,
-            _ => Family::Unknown,
+            1 => Some(Family::Wazuh),
+            2 => Some(Family::Ossec),
+            _ => None,
         }
     }
 
     pub(crate) fn set_family(&self, family: Family) {
         let code = match family {
-            Family::Unknown => 0,
             Family::Wazuh => 1,
             Family::Ossec => 2,
         };
@@ -323,9 +318,15 @@ impl AgentSlot {
         }
     }
 
-    /// The counters of the last message that was taken, as one number that grows as they do.
-    pub(crate) fn received(&self) -> Counter {
-        unpack(self.received.load(Ordering::Relaxed))
+    /// The counters of the last message that was taken, if its file does not hold them.
+    pub(crate) fn received_unwritten(&self) -> Option<Counter> {
+        let received = self.received.load(Ordering::Relaxed);
+        (received != self.received_written.load(Ordering::Relaxed)).then(|| unpack(received))
+    }
+
+    /// The agent's file holds these counters now.
+    pub(crate) fn received_written(&self, counter: Counter) {
+        self.received_written.store(pack(counter), Ordering::Relaxed);
     }
 
     /// Records the counters of a message and gives back the highest ones before it.
@@ -341,6 +342,11 @@ impl AgentSlot {
     /// Whether the counters kept on disk still have to be read; says yes once.
     pub(crate) fn must_load_received(&self) -> bool {
         !self.received_loaded.load(Ordering::Relaxed) && !self.received_loaded.swap(true, Ordering::Relaxed)
+    }
+
+    /// How the analysis daemon is told whose event it is. The layout is that of the home, always the same.
+    pub(crate) fn source(&self, layout: Layout) -> &Source {
+        self.source.get_or_init(|| Source::new(layout, &self.id, &self.name, &self.address))
     }
 
     /// Counts an event, for the list of top talkers.

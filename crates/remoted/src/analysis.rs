@@ -1,0 +1,373 @@
+//! Events on their way to the analysis daemon: one datagram each, in the stock format.
+//!
+//! Every worker has a line of its own. Events are laid one behind the other in memory and sent many at a time; what
+//! the daemon does not take at once waits, within bounds. Acknowledgements never wait for any of this.
+//!
+//! When the queue is full (its bound is [`valve::CAP`] bytes per worker): connections that bring events are not read
+//! until there is room, for 20 s at most; then `<when_full>` says whether events are dropped and counted or the wait
+//! goes on. Events over UDP cannot wait and are dropped and counted from the high mark on.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    os::{fd::AsRawFd, unix::net::UnixDatagram as StdUnixDatagram},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use muster_config::{Layout, WhenFull};
+use muster_proto::{
+    local::{
+        Layout as DatagramLayout,
+        analysis::{NotForwarded, write_event},
+    },
+    paths,
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, MultiHeaders, sendmmsg},
+};
+use socket2::SockRef;
+use tokio::{
+    io::Interest,
+    net::UnixDatagram,
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+mod backlog;
+mod valve;
+
+pub(crate) use self::valve::{CAP, Flow, LONGEST_PAUSE};
+use self::{
+    backlog::Backlog,
+    valve::Valve,
+};
+use crate::{
+    edge::{Gauges, Tallies, Tally},
+    slot::{AgentSlot, Millis},
+};
+
+/// Datagrams handed to the kernel at once.
+const BATCH: usize = 64;
+/// What the kernel may hold for a reader that is slow.
+const SEND_BUFFER: usize = 4 * 1024 * 1024;
+/// The first wait before connecting again; it doubles.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The longest one.
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Who holds this file in place wants no datagrams for now.
+const WAIT_FILE: &str = "queue/sockets/.wait";
+/// How often that is looked at.
+const WAIT_FILE_CHECK: Duration = Duration::from_secs(1);
+
+/// Where the analysis daemon listens, and in which words it wants its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnalysisTarget {
+    /// The socket.
+    pub path: PathBuf,
+    /// The words.
+    pub layout: DatagramLayout,
+    wait_file: PathBuf,
+}
+
+impl AnalysisTarget {
+    /// The target in a home. With [`Layout::Auto`], the directory `queue/ossec` means OSSEC.
+    pub fn new(home: &Path, layout: Layout) -> Self {
+        let ossec = match layout {
+            Layout::Ossec => true,
+            Layout::Wazuh => false,
+            Layout::Auto => home.join("queue/ossec").is_dir(),
+        };
+        let (path, layout) = if ossec {
+            (paths::ANALYSIS_QUEUE_OSSEC, DatagramLayout::Ossec)
+        } else {
+            (paths::ANALYSIS_QUEUE, DatagramLayout::Wazuh)
+        };
+        Self { path: home.join(path), layout, wait_file: home.join(WAIT_FILE) }
+    }
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    Taken,
+    /// There was no room; counted.
+    Dropped,
+    /// Nobody could take it anyway; counted.
+    Unusable,
+}
+
+/// One worker's line to the analysis daemon.
+pub(crate) struct Analysis {
+    target: Rc<AnalysisTarget>,
+    backlog: Backlog,
+    valve: Valve,
+    line: Line,
+    /// Wakes the task that sends what the kernel did not take at once.
+    work: Rc<Notify>,
+    /// Wakes the connections that wait for room.
+    room: Rc<Notify>,
+    headers: MultiHeaders<()>,
+    tallies: Arc<Tallies>,
+    gauges: Arc<Gauges>,
+    looked_for_wait_file: Millis,
+}
+
+enum Line {
+    Up(Rc<UnixDatagram>),
+    Down { was_up: bool },
+    /// Somebody put the wait file in place.
+    Held,
+}
+
+impl Analysis {
+    pub(crate) fn new(
+        target: AnalysisTarget,
+        when_full: WhenFull,
+        tallies: Arc<Tallies>,
+        gauges: Arc<Gauges>,
+    ) -> Self {
+        Self {
+            target: Rc::new(target),
+            backlog: Backlog::default(),
+            valve: Valve::new(when_full),
+            line: Line::Down { was_up: true },
+            work: Rc::default(),
+            room: Rc::default(),
+            headers: MultiHeaders::preallocate(BATCH, None),
+            tallies,
+            gauges,
+            looked_for_wait_file: Millis::NEVER,
+        }
+    }
+
+    /// Takes an agent's event, if there is room. `can_wait` says whether its sender can be paused.
+    pub(crate) fn offer(&mut self, slot: &AgentSlot, payload: &[u8], can_wait: bool, now: Millis) -> Offered {
+        if !self.valve.admits(self.backlog.bytes(), can_wait, now) {
+            slot.count_dropped_event();
+            self.count_drop(1);
+            return Offered::Dropped;
+        }
+        let source = slot.source(self.target.layout);
+        let mut written = Ok(());
+        self.backlog.push(|out| written = write_event(out, source, payload));
+        match written {
+            Ok(()) => {
+                self.valve.level(self.backlog.bytes(), now);
+                Offered::Taken
+            }
+            Err(NotForwarded::SignOfLife) => {
+                self.tallies.count(Tally::EventsMarker);
+                Offered::Unusable
+            }
+            Err(_) => {
+                self.tallies.count(Tally::EventsMalformed);
+                Offered::Unusable
+            }
+        }
+    }
+
+    /// Takes a line of our own, such as that an agent has stopped. `program` is the stock daemon that says so, as
+    /// Wazuh's rules know it; OSSEC's know it under its older name.
+    pub(crate) fn offer_own(&mut self, slot: &AgentSlot, program: &str, text: &str, now: Millis) {
+        let name = program.strip_prefix("wazuh-").unwrap_or(program);
+        let family = match self.target.layout {
+            DatagramLayout::Wazuh => "wazuh",
+            DatagramLayout::Ossec => "ossec",
+        };
+        let payload = format!("1:{family}-{name}:{text}");
+        self.offer(slot, payload.as_bytes(), false, now);
+    }
+
+    /// Whether connections that bring events are read now.
+    pub(crate) fn flow(&self, now: Millis) -> Flow {
+        self.valve.flow(now)
+    }
+
+    /// Whether more waits than should.
+    pub(crate) fn is_full(&self) -> bool {
+        self.valve.full_since().is_some()
+    }
+
+    /// Whether somebody listens, or nobody was needed yet.
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self.line, Line::Down { was_up: false } | Line::Held)
+    }
+
+    /// Whether anything is not sent yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Told when there is room again.
+    pub(crate) fn room(&self) -> Rc<Notify> {
+        Rc::clone(&self.room)
+    }
+
+    /// Sends what the kernel takes now; the rest is left to [`drain`].
+    pub(crate) fn flush(&mut self, now: Millis) {
+        if self.backlog.is_empty() {
+            return;
+        }
+        self.look_for_wait_file(now);
+        if !matches!(self.send_some(now), Sent::All) {
+            self.work.notify_one();
+        }
+    }
+
+    fn send_some(&mut self, now: Millis) -> Sent {
+        let sent = self.send_all(now);
+        self.gauges.set_analysis(self.backlog.bytes(), self.is_down());
+        sent
+    }
+
+    fn send_all(&mut self, now: Millis) -> Sent {
+        let Line::Up(socket) = &self.line else { return Sent::Blocked };
+        let socket = Rc::clone(socket);
+        while !self.backlog.is_empty() {
+            let result = socket.try_io(Interest::WRITABLE, || {
+                let mut slices = [[IoSlice::new(&[])]; BATCH];
+                let mut count = 0;
+                for (slice, datagram) in slices.iter_mut().zip(self.backlog.iter()) {
+                    *slice = [IoSlice::new(datagram)];
+                    count += 1;
+                }
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                sendmmsg(
+                    socket.as_raw_fd(),
+                    &mut self.headers,
+                    slices.iter().take(count),
+                    [const { None::<()> }; BATCH],
+                    [],
+                    flags,
+                )
+                .map(Iterator::count)
+                .map_err(io::Error::from)
+            });
+            match result {
+                Ok(sent) => {
+                    self.backlog.pop(sent);
+                    self.tallies.add(Tally::EventsForwarded, sent as u64);
+                    if self.valve.level(self.backlog.bytes(), now) {
+                        self.room.notify_waiters();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Blocked,
+                Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                    Errno::EINTR => {}
+                    Errno::EMSGSIZE => {
+                        self.backlog.pop(1);
+                        self.tallies.count(Tally::EventsDroppedTooLong);
+                    }
+                    // The kernel is short of memory: as slow as a slow reader, and over as soon.
+                    Errno::ENOBUFS | Errno::ENOMEM => return Sent::Starved,
+                    _ => {
+                        warn!(%error, socket = %self.target.path.display(), "analysis daemon is gone: events wait");
+                        self.line = Line::Down { was_up: true };
+                        return Sent::Blocked;
+                    }
+                },
+            }
+        }
+        Sent::All
+    }
+
+    fn count_drop(&mut self, events: u64) {
+        let tally = if self.is_down() { Tally::EventsDroppedNoReader } else { Tally::EventsDroppedFull };
+        self.tallies.add(tally, events);
+    }
+
+    fn socket(&self) -> Option<Rc<UnixDatagram>> {
+        match &self.line {
+            Line::Up(socket) => Some(Rc::clone(socket)),
+            Line::Down { .. } | Line::Held => None,
+        }
+    }
+
+    /// While the file is there nothing is sent; what comes in waits.
+    fn look_for_wait_file(&mut self, now: Millis) {
+        if now.since(self.looked_for_wait_file) < WAIT_FILE_CHECK {
+            return;
+        }
+        self.looked_for_wait_file = now;
+        match (&self.line, self.target.wait_file.exists()) {
+            (Line::Held, false) => self.line = Line::Down { was_up: true },
+            (Line::Held, true) | (_, false) => {}
+            (_, true) => self.line = Line::Held,
+        }
+    }
+
+    fn connect(&mut self) -> io::Result<()> {
+        let socket = StdUnixDatagram::unbound()?;
+        socket.connect(&self.target.path)?;
+        socket.set_nonblocking(true)?;
+        // Refused above the kernel's own limit, which then stays.
+        let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER);
+        self.line = Line::Up(Rc::new(UnixDatagram::from_std(socket)?));
+        info!(socket = %self.target.path.display(), "connected to the analysis daemon");
+        Ok(())
+    }
+
+    fn down(&mut self, error: &io::Error) {
+        if matches!(self.line, Line::Down { was_up: true } | Line::Held) {
+            warn!(%error, socket = %self.target.path.display(), "nobody takes events: they wait, then <when_full> decides");
+        }
+        self.line = Line::Down { was_up: false };
+    }
+}
+
+enum Sent {
+    All,
+    Blocked,
+    Starved,
+}
+
+/// Gives a task a way to the line that lives inside its worker.
+pub(crate) trait HasAnalysis {
+    fn analysis(&mut self) -> &mut Analysis;
+}
+
+/// The task that sends what waits: connects, waits until the kernel takes more, looks after the wait file. Runs as long
+/// as its worker.
+pub(crate) async fn drain<W: HasAnalysis>(worker: Rc<RefCell<W>>) {
+    let work = Rc::clone(&worker.borrow_mut().analysis().work);
+    let mut retry = FIRST_RETRY;
+    loop {
+        if worker.borrow_mut().analysis().backlog.is_empty() {
+            work.notified().await;
+        }
+        let now = Millis::now();
+        worker.borrow_mut().analysis().look_for_wait_file(now);
+        let (sent, line) = {
+            let mut worker = worker.borrow_mut();
+            let analysis = worker.analysis();
+            let sent = analysis.send_some(now);
+            if matches!(analysis.line, Line::Held) {
+                (Sent::Starved, None)
+            } else {
+                (sent, analysis.socket())
+            }
+        };
+        match (sent, line) {
+            (Sent::All, _) => retry = FIRST_RETRY,
+            (Sent::Starved, _) => sleep(FIRST_RETRY).await,
+            // Looking up from time to time, for the wait file.
+            (Sent::Blocked, Some(socket)) => {
+                retry = FIRST_RETRY;
+                let _ = timeout(WAIT_FILE_CHECK, socket.writable()).await;
+            }
+            (Sent::Blocked, None) => {
+                let connected = worker.borrow_mut().analysis().connect();
+                if let Err(error) = connected {
+                    worker.borrow_mut().analysis().down(&error);
+                    sleep(retry).await;
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! The network edge: workers that read agents' messages, answer them at once, pass events on, and tell the roster.
+//!
+//! One thread per processor, each with its own share of the sockets and everything that a message touches, so that
+//! nothing on the way of an event is locked or allocated. [`Edge::start`] starts them, the key watcher and the thread
+//! that keeps counters; [`Edge`] is what the rest of the daemon holds.
+//!
+//! | part | job |
+//! | --- | --- |
+//! | [`sockets`] | bind ports before privileges are dropped |
+//! | `tcp`, `udp` | read, in turns |
+//! | `worker` | all that happens to one message |
+//! | `outgoing` | seal and write |
+//! | `courier` | what other threads want sent |
+//! | `strangers` | bounds on connections that have not proved a key |
+//! | [`tally`] | what is counted |
+//!
+//! **Invariant:** an acknowledgement waits for nothing but the processor: not for the roster, the disk or the analysis
+//! daemon.
+
+mod courier;
+mod outgoing;
+mod pieces;
+pub mod sockets;
+mod strangers;
+pub mod tally;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
+mod worker;
+
+use std::{
+    cell::RefCell,
+    io,
+    path::Path,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use muster_config::{Settings, WhenFull};
+use muster_proto::{ipc::control::QueueStatus, paths};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::{mpsc, watch},
+    task::{LocalSet, spawn_local},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+pub use self::{
+    sockets::{BindError, Listening, Sockets},
+    tally::{Gauges, Tallies, Tally},
+};
+use self::{
+    courier::{COMMAND_QUEUE, Command, WorkerCourier},
+    outgoing::Outgoing,
+    sockets::WorkerSockets,
+    strangers::{Bounds, Strangers},
+    worker::{Common, Parts, Worker},
+};
+use crate::{
+    analysis::{Analysis, AnalysisTarget, CAP, drain},
+    counters::{SenderPair, received::Keeper},
+    keys::{
+        KeyTable,
+        watcher::{KeySource, KeyWatcher},
+    },
+    session::{KeyRequests, Rules, Verify},
+    slot::{AgentSlot, Courier, News, SendError},
+};
+
+/// How long a stop waits for the analysis daemon to take what waits for it.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+/// Descriptors that are not for connections: sockets, files, databases.
+const OTHER_DESCRIPTORS: u64 = 128;
+
+/// What the network edge is made of.
+pub struct EdgeParts<'a> {
+    /// The home; empty when the process is in it.
+    pub home: &'a Path,
+    /// The configuration.
+    pub settings: &'a Settings,
+    /// The ports.
+    pub sockets: Sockets,
+    /// To the roster. The first news is the key file.
+    pub news: mpsc::Sender<News>,
+    /// Who is asked for keys that we do not have.
+    pub key_requests: Arc<dyn KeyRequests>,
+    /// The time, for a sender counter that was lost.
+    pub unix_seconds: u32,
+}
+
+/// Why the network edge does not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A directory of ours cannot be made.
+    #[error("cannot make {path}: {source}")]
+    Directory {
+        /// Which one.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No thread or no socket.
+    #[error("cannot start the {0}: {1}")]
+    Thread(&'static str, io::Error),
+    /// Nobody listens to the news.
+    #[error("nobody takes the news of agents")]
+    NoRoster,
+}
+
+/// The running network edge.
+pub struct Edge {
+    courier: Arc<WorkerCourier>,
+    keys: KeyWatcher,
+    tables: watch::Receiver<Arc<KeyTable>>,
+    keeper: Keeper,
+    keeper_thread: Option<JoinHandle<()>>,
+    sender: Arc<SenderPair>,
+    stop: CancellationToken,
+    threads: Vec<JoinHandle<()>>,
+    workers: Vec<(Arc<Tallies>, Arc<Gauges>)>,
+    listening: Vec<Listening>,
+    analysis: AnalysisTarget,
+}
+
+impl Edge {
+    /// Reads the key file, tells the roster, and starts to talk to agents.
+    pub fn start(parts: EdgeParts<'_>) -> Result<Self, StartError> {
+        let EdgeParts { home, settings, sockets, news, key_requests, unix_seconds } = parts;
+        let options = &settings.internal.remoted;
+        let rids = home.join(paths::RIDS);
+        std::fs::create_dir_all(&rids)
+            .map_err(|source| StartError::Directory { path: rids.display().to_string(), source })?;
+        let sender = Arc::new(SenderPair::open(&rids, unix_seconds));
+        let (keeper, keeper_thread) = Keeper::start(&rids, Arc::clone(&sender), options.keyupdate_interval)
+            .map_err(|error| StartError::Thread("keeper of counters", error))?;
+
+        let mut source = KeySource::new(&home.join(paths::CLIENT_KEYS));
+        let changes = source.look().unwrap_or_default();
+        info!(agents = source.table().len(), "agents' keys read");
+        news.try_send(changes.into()).map_err(|_| StartError::NoRoster)?;
+        let (tables, table) = watch::channel(Arc::clone(source.table()));
+
+        let listening = sockets.listening().to_vec();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            sockets.workers.iter().map(|_| mpsc::channel::<Command>(COMMAND_QUEUE)).unzip();
+        let common = Arc::new(Common { connections: AtomicUsize::new(0), workers: senders, key_requests });
+        let analysis = AnalysisTarget::new(home, settings.muster.layout);
+        let stop = CancellationToken::new();
+        let mut edge = Self {
+            courier: Arc::new(WorkerCourier { common: Arc::clone(&common) }),
+            keys: KeyWatcher::start(source, options.keyupdate_interval, tables, news.clone())
+                .map_err(|error| StartError::Thread("key watcher", error))?,
+            tables: table.clone(),
+            keeper: keeper.clone(),
+            keeper_thread: Some(keeper_thread),
+            sender: Arc::clone(&sender),
+            stop: stop.clone(),
+            threads: Vec::new(),
+            workers: Vec::new(),
+            listening,
+            analysis: analysis.clone(),
+        };
+        let limits = Limits::new(settings, sockets.workers.len());
+        let (started, ready) = sync_channel(sockets.workers.len());
+        for (index, (sockets, commands)) in sockets.workers.into_iter().zip(receivers).enumerate() {
+            let seed = Seed {
+                index,
+                sockets,
+                commands,
+                common: Arc::clone(&common),
+                tables: table.clone(),
+                news: news.clone(),
+                keeper: keeper.clone(),
+                sender: Arc::clone(&sender),
+                tallies: Arc::default(),
+                gauges: Arc::default(),
+                analysis: analysis.clone(),
+                limits,
+                rules: rules_of(settings),
+                when_full: when_full_of(settings),
+                flush_every: options.recv_counter_flush,
+                send_buffer: options.send_buffer_size,
+                stop: stop.clone(),
+            };
+            edge.workers.push((Arc::clone(&seed.tallies), Arc::clone(&seed.gauges)));
+            let started = started.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || seed.run(&started))
+                .map_err(|error| StartError::Thread("worker", error))?;
+            edge.threads.push(thread);
+        }
+        for _ in 0..edge.threads.len() {
+            let outcome = ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker has ended")));
+            outcome.map_err(|error| StartError::Thread("worker", error))?;
+        }
+        Ok(edge)
+    }
+
+    /// How agents are reached.
+    pub fn courier(&self) -> Arc<dyn Courier> {
+        Arc::clone(&self.courier) as Arc<dyn Courier>
+    }
+
+    /// The key file was written: look at it now.
+    pub fn keys_changed(&self) {
+        self.keys.look_now();
+    }
+
+    /// Gives the analysis daemon a line about an agent, as if it came from `program` (a stock daemon's name) there.
+    pub fn own_line(&self, slot: &Arc<AgentSlot>, program: &'static str, text: &str) -> Result<(), SendError> {
+        self.courier.own_line(slot, program, text)
+    }
+
+    /// Where we listen.
+    pub fn listening(&self) -> &[Listening] {
+        &self.listening
+    }
+
+    /// Everything counted, by metric.
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        Tally::ALL.into_iter().map(|tally| (tally.metric().to_owned(), self.count(tally))).collect()
+    }
+
+    /// One count, over all workers.
+    pub fn count(&self, tally: Tally) -> u64 {
+        self.workers.iter().map(|(tallies, _)| tallies.read(tally)).sum()
+    }
+
+    /// TCP connections there are now.
+    pub fn connections(&self) -> usize {
+        self.courier.common.connections.load(Ordering::Relaxed)
+    }
+
+    /// Queues with a bound.
+    pub fn queues(&self) -> Vec<QueueStatus> {
+        let waiting: usize = self.workers.iter().map(|(_, gauges)| gauges.analysis_bytes()).sum();
+        let dropped = [Tally::EventsDroppedFull, Tally::EventsDroppedNoReader, Tally::EventsDroppedTooLong];
+        let commands = &self.courier.common.workers;
+        vec![
+            QueueStatus {
+                name: "analysis".to_owned(),
+                used: waiting as u64,
+                capacity: (CAP * self.workers.len()) as u64,
+                unit: "bytes".to_owned(),
+                dropped: dropped.into_iter().map(|tally| self.count(tally)).sum(),
+            },
+            QueueStatus {
+                name: "to_agents".to_owned(),
+                used: commands.iter().map(|queue| (queue.max_capacity() - queue.capacity()) as u64).sum(),
+                capacity: commands.iter().map(|queue| queue.max_capacity() as u64).sum(),
+                unit: "messages".to_owned(),
+                dropped: self.count(Tally::CommandsFailed),
+            },
+        ]
+    }
+
+    /// What does not work as it should, in words.
+    pub fn degraded(&self) -> Vec<String> {
+        let mut degraded = Vec::new();
+        if self.workers.iter().any(|(_, gauges)| gauges.analysis_down()) {
+            degraded.push(format!("nobody takes events at {}", self.analysis.path.display()));
+        }
+        if self.sender.is_unreserved() {
+            degraded.push(format!("cannot write {}/sender_counter: after a crash OSSEC agents may not hear us", paths::RIDS));
+        }
+        degraded
+    }
+
+    /// Agents in the key file.
+    pub fn agents(&self) -> usize {
+        self.tables.borrow().len()
+    }
+
+    /// Ends all threads: what waits for the analysis daemon is sent if it takes it soon, counters are written. Blocks
+    /// for two seconds at most, and what was sent to agents by then is all that is sent.
+    pub fn stop(&mut self) {
+        self.keys.stop();
+        self.stop.cancel();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                error!("a worker ended with a panic");
+            }
+        }
+        self.keeper.stop();
+        if let Some(thread) = self.keeper_thread.take() {
+            let _ = thread.join();
+            self.keeper.write_all(self.tables.borrow().slots());
+            self.sender.close();
+        }
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn rules_of(settings: &Settings) -> Vec<Rules> {
+    let verify = if settings.internal.remoted.verify_msg_id { Verify::All } else { Verify::Ossec };
+    settings.secure_remotes().map(|remote| Rules::new(remote, settings.muster.manager_version, verify)).collect()
+}
+
+/// There is one way to the analysis daemon, so one answer to its being slow: to wait, if any block says so.
+fn when_full_of(settings: &Settings) -> WhenFull {
+    if settings.secure_remotes().any(|remote| remote.when_full == WhenFull::Block) {
+        WhenFull::Block
+    } else {
+        WhenFull::Drop
+    }
+}
+
+/// Bounds on connections.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// All connections of the process.
+    connections: usize,
+    /// A worker's share of those that have not proved a key.
+    strangers: Bounds,
+    /// How long they may take.
+    identify: Duration,
+}
+
+impl Limits {
+    fn new(settings: &Settings, workers: usize) -> Self {
+        let limits = || settings.secure_remotes().map(|remote| &remote.limits);
+        let descriptors = sockets::raise_descriptor_limit(settings.internal.remoted.rlimit_nofile);
+        let fits = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX);
+        let share = |total: usize| total.div_ceil(workers.max(1)).max(1);
+        Self {
+            connections: limits().map(|limits| limits.max_connections).sum::<usize>().min(fits),
+            strangers: Bounds {
+                total: share(limits().map(|limits| limits.max_unidentified).sum::<usize>().min(fits)),
+                per_address: share(
+                    limits().map(|limits| limits.max_unidentified_per_address).max().unwrap_or(usize::MAX),
+                ),
+            },
+            identify: limits().map(|limits| limits.identify_timeout).max().unwrap_or(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// What a worker's thread begins with.
+struct Seed {
+    index: usize,
+    sockets: WorkerSockets,
+    commands: mpsc::Receiver<Command>,
+    common: Arc<Common>,
+    tables: watch::Receiver<Arc<KeyTable>>,
+    news: mpsc::Sender<News>,
+    keeper: Keeper,
+    sender: Arc<SenderPair>,
+    tallies: Arc<Tallies>,
+    gauges: Arc<Gauges>,
+    analysis: AnalysisTarget,
+    limits: Limits,
+    rules: Vec<Rules>,
+    when_full: WhenFull,
+    flush_every: u32,
+    send_buffer: usize,
+    stop: CancellationToken,
+}
+
+impl Seed {
+    fn run(self, started: &SyncSender<io::Result<()>>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let tasks = LocalSet::new();
+        tasks.block_on(&runtime, async {
+            let stop = self.stop.clone();
+            match self.spawn() {
+                Ok(worker) => {
+                    let _ = started.send(Ok(()));
+                    stop.cancelled().await;
+                    // Tasks still run, but new messages would only lengthen the goodbye.
+                    let _ = tokio::time::timeout(LAST_EVENTS, last_events(&worker)).await;
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+    }
+
+    fn spawn(self) -> io::Result<worker::Shared> {
+        let mut listeners = Vec::new();
+        for bound in self.sockets.tcp {
+            listeners.push((TcpListener::from_std(bound.socket)?, bound.block));
+        }
+        let mut udp = Vec::new();
+        for bound in self.sockets.udp {
+            udp.push((Rc::new(UdpSocket::from_std(bound.socket)?), bound.block));
+        }
+        let ways = udp.iter().map(|(socket, _)| Rc::clone(socket)).collect();
+        let worker = Rc::new(RefCell::new(Worker::new(Parts {
+            index: self.index,
+            common: self.common,
+            tables: self.tables,
+            rules: self.rules.into(),
+            when_full: self.when_full,
+            outgoing: Outgoing::new(self.sender, ways, self.send_buffer, Arc::clone(&self.tallies)),
+            analysis: Analysis::new(self.analysis, self.when_full, Arc::clone(&self.tallies), self.gauges),
+            strangers: Strangers::new(self.limits.strangers),
+            news: self.news,
+            keeper: self.keeper,
+            flush_every: self.flush_every,
+            tallies: self.tallies,
+            scratch: vec![0; tcp::READ_LEN].into(),
+        })));
+        spawn_local(drain(Rc::clone(&worker)));
+        spawn_local(courier::obey(Rc::clone(&worker), self.commands));
+        spawn_local(tcp::close_the_unidentified(Rc::clone(&worker), self.limits.identify));
+        for (number, (socket, block)) in udp.into_iter().enumerate() {
+            spawn_local(udp::serve(Rc::clone(&worker), socket, number, block));
+        }
+        for (listener, block) in listeners {
+            spawn_local(tcp::accept(Rc::clone(&worker), listener, block, self.limits.connections));
+        }
+        Ok(worker)
+    }
+}
+
+/// Waits until the analysis daemon has taken what waited when we stopped.
+async fn last_events(worker: &worker::Shared) {
+    while worker.borrow().analysis.is_waiting() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

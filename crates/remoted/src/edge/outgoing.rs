@@ -1,0 +1,279 @@
+//! Messages to agents: sealed here, and written to the socket that the agent is reached by.
+//!
+//! What the socket takes at once is never copied. What it does not take waits in the connection's own buffer, which is
+//! bounded; a message that finds no room there is dropped and counted, since the next acknowledgement says the same.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::{Shutdown, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
+
+use muster_proto::transport::{
+    envelope::{PONG, SealError, Sealer},
+    frame,
+};
+use socket2::SockRef;
+use tokio::{
+    net::{UdpSocket, tcp::OwnedWriteHalf},
+    task::spawn_local,
+};
+
+use super::tally::{Tallies, Tally};
+use crate::{
+    counters::SenderPair,
+    slot::{AgentSlot, ConnectionId, Millis, Route},
+};
+
+/// What may wait for a peer that has not proved a key: some pongs.
+const STRANGERS_BUFFER: usize = 2048;
+/// A buffer that has been written keeps no more than this.
+const KEPT_CAPACITY: usize = 1024;
+
+/// All ways out of one worker.
+pub(crate) struct Outgoing {
+    sealer: Sealer,
+    entropy: Entropy,
+    counter: Arc<SenderPair>,
+    connections: HashMap<ConnectionId, Entry>,
+    udp: Vec<Rc<UdpSocket>>,
+    /// Bytes that may wait for one agent.
+    send_buffer: usize,
+    tallies: Arc<Tallies>,
+}
+
+struct Entry {
+    way: Rc<Way>,
+    accepted: Millis,
+    identified: bool,
+}
+
+/// The writing half of a connection, and what it has not taken yet.
+struct Way {
+    half: OwnedWriteHalf,
+    waiting: RefCell<Vec<u8>>,
+    flushing: Cell<bool>,
+}
+
+/// Why a message did not leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// No such connection or socket any more.
+    Gone,
+    /// The peer takes too little.
+    Full,
+    /// The message is none.
+    Unsealable(SealError),
+}
+
+impl Outgoing {
+    pub(crate) fn new(
+        counter: Arc<SenderPair>,
+        udp: Vec<Rc<UdpSocket>>,
+        send_buffer: usize,
+        tallies: Arc<Tallies>,
+    ) -> Self {
+        Self {
+            sealer: Sealer::new(),
+            entropy: Entropy::new(),
+            counter,
+            connections: HashMap::new(),
+            udp,
+            send_buffer,
+            tallies,
+        }
+    }
+
+    pub(crate) fn open(&mut self, connection: ConnectionId, half: OwnedWriteHalf, now: Millis) {
+        let way = Rc::new(Way { half, waiting: RefCell::default(), flushing: Cell::new(false) });
+        self.connections.insert(connection, Entry { way, accepted: now, identified: false });
+    }
+
+    /// The connection has proved a key.
+    pub(crate) fn identified(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.connections.get_mut(&connection) {
+            entry.identified = true;
+        }
+    }
+
+    /// When the connection was accepted.
+    pub(crate) fn accepted(&self, connection: ConnectionId) -> Option<Millis> {
+        self.connections.get(&connection).map(|entry| entry.accepted)
+    }
+
+    /// Forgets a connection whose reader has ended.
+    pub(crate) fn forget(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.connections.remove(&connection)
+            && entry.way.flushing.get()
+        {
+            // Wakes the task that waits for room, which then ends.
+            entry.way.shut_down();
+        }
+    }
+
+    /// Ends a connection from outside: its reader sees the end of the stream and cleans up.
+    pub(crate) fn shut_down(&self, connection: ConnectionId) -> bool {
+        match self.connections.get(&connection) {
+            Some(entry) => {
+                entry.way.shut_down();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Seals a payload for an agent in the form of its latest message, and sends it.
+    pub(crate) fn send(&mut self, slot: &AgentSlot, route: &Route, payload: &[u8]) -> Result<(), Lost> {
+        let result = self.try_send(slot, route, payload);
+        match result {
+            Ok(()) => self.tallies.count(Tally::MessagesSent),
+            Err(_) => self.tallies.count(Tally::RepliesDropped),
+        }
+        result
+    }
+
+    fn try_send(&mut self, slot: &AgentSlot, route: &Route, payload: &[u8]) -> Result<(), Lost> {
+        self.sealer
+            .seal(
+                &slot.keys,
+                slot.form(),
+                self.counter.next(),
+                self.entropy.number(),
+                self.entropy.block(),
+                payload,
+                None,
+            )
+            .map_err(Lost::Unsealable)?;
+        let framed = self.sealer.framed();
+        match route {
+            Route::Tcp { connection, .. } => {
+                let entry = self.connections.get(connection).ok_or(Lost::Gone)?;
+                entry.write(framed, self.send_buffer, &self.tallies)
+            }
+            Route::Udp { socket, peer, .. } => {
+                let bare = framed.get(frame::HEADER_LEN..).unwrap_or_default();
+                self.send_datagram(*socket, *peer, bare)
+            }
+        }
+    }
+
+    /// Answers a ping, whoever sent it.
+    pub(crate) fn pong(&self, route: &Route) -> Result<(), Lost> {
+        match route {
+            Route::Tcp { connection, .. } => {
+                let mut framed = [0; frame::HEADER_LEN + PONG.len()];
+                let (header, message) = framed.split_at_mut(frame::HEADER_LEN);
+                header.copy_from_slice(&frame::header(PONG.len()));
+                message.copy_from_slice(PONG);
+                let entry = self.connections.get(connection).ok_or(Lost::Gone)?;
+                entry.write(&framed, self.send_buffer, &self.tallies)
+            }
+            Route::Udp { socket, peer, .. } => self.send_datagram(*socket, *peer, PONG),
+        }
+    }
+
+    fn send_datagram(&self, socket: usize, peer: SocketAddr, bytes: &[u8]) -> Result<(), Lost> {
+        let socket = self.udp.get(socket).ok_or(Lost::Gone)?;
+        match socket.try_send_to(bytes, peer) {
+            Ok(sent) => {
+                self.tallies.add(Tally::BytesSent, sent as u64);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Lost::Full),
+            Err(_) => Err(Lost::Gone),
+        }
+    }
+}
+
+impl Entry {
+    fn write(&self, framed: &[u8], send_buffer: usize, tallies: &Tallies) -> Result<(), Lost> {
+        let room = if self.identified { send_buffer } else { STRANGERS_BUFFER };
+        let mut waiting = self.way.waiting.borrow_mut();
+        let mut rest = framed;
+        if waiting.is_empty() {
+            match self.way.half.try_write(framed) {
+                Ok(sent) => rest = framed.get(sent..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err(Lost::Gone),
+            }
+        } else if waiting.len() + framed.len() > room {
+            return Err(Lost::Full);
+        }
+        tallies.add(Tally::BytesSent, framed.len() as u64);
+        // The rest of a message that was begun must follow, whatever it takes; that is one message at most.
+        waiting.extend_from_slice(rest);
+        if !rest.is_empty() && !self.way.flushing.replace(true) {
+            spawn_local(flush(Rc::clone(&self.way)));
+        }
+        Ok(())
+    }
+}
+
+impl Way {
+    fn shut_down(&self) {
+        // An error means that the connection is down already.
+        let _ = SockRef::from(AsRef::<tokio::net::TcpStream>::as_ref(&self.half)).shutdown(Shutdown::Both);
+    }
+}
+
+/// Writes what waits, and ends when nothing does.
+async fn flush(way: Rc<Way>) {
+    loop {
+        let ready = way.half.writable().await;
+        let mut waiting = way.waiting.borrow_mut();
+        let written = ready.and_then(|()| way.half.try_write(&waiting));
+        match written {
+            Ok(sent) => {
+                waiting.drain(..sent);
+                if waiting.is_empty() {
+                    waiting.shrink_to(KEPT_CAPACITY);
+                    way.flushing.set(false);
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => {
+                *waiting = Vec::new();
+                way.flushing.set(false);
+                way.shut_down();
+                return;
+            }
+        }
+    }
+}
+
+/// Random bytes, fetched from the kernel a block at a time.
+struct Entropy {
+    pool: [u8; 1024],
+    used: usize,
+}
+
+impl Entropy {
+    fn new() -> Self {
+        let pool = [0; 1024];
+        Self { used: pool.len(), pool }
+    }
+
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        if self.pool.len() - self.used < N {
+            // Cannot fail on a system that is up; if it did, bytes would repeat, which makes equal messages look
+            // equal and nothing else.
+            let _ = getrandom::fill(&mut self.pool);
+            self.used = 0;
+        }
+        let taken = self.pool.get(self.used..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N]);
+        self.used += N;
+        taken
+    }
+
+    fn number(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+
+    fn block(&mut self) -> [u8; 16] {
+        self.take()
+    }
+}

@@ -1,0 +1,293 @@
+//! Watches `etc/client.keys` and hands each new snapshot to the workers, after the roster was told what changed.
+//!
+//! The file is looked at every `remoted.keyupdate_interval`, and at once when somebody says that it was written. authd
+//! may write a hundred times a second: then one reading follows the other, but never takes more than about a fifth of
+//! the time.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use muster_proto::keys::file;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
+
+use super::{Changes, KeyTable};
+use crate::slot::News;
+
+/// After a reading that took so long, the next one waits so many times as long.
+const REST_AFTER_READING: u32 = 4;
+/// But never longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(2);
+/// A file of a million agents has about 100 bytes for each.
+const MAX_FILE_LEN: u64 = 1 << 30;
+/// Lines whose problems are logged one by one.
+const LOGGED_PROBLEMS: usize = 20;
+
+/// A running watcher.
+pub struct KeyWatcher {
+    orders: SyncSender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Order {
+    Look,
+    Stop,
+}
+
+/// What tells one state of the file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Signature {
+    modified: (i64, i64),
+    inode: u64,
+    length: u64,
+}
+
+/// The file as it was last read.
+pub struct KeySource {
+    path: PathBuf,
+    signature: Option<Signature>,
+    table: Arc<KeyTable>,
+    /// The same failure is logged once.
+    last_failure: Option<io::ErrorKind>,
+}
+
+impl KeySource {
+    /// The file at `path`, not yet read.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), signature: None, table: Arc::default(), last_failure: None }
+    }
+
+    /// The latest snapshot.
+    pub fn table(&self) -> &Arc<KeyTable> {
+        &self.table
+    }
+
+    /// Reads the file if it is another than the last time. A file that cannot be read leaves everything as it is.
+    pub fn look(&mut self) -> Option<Changes> {
+        let read = self.read_if_changed();
+        let failure = read.as_ref().err().map(io::Error::kind);
+        if let (Err(error), true) = (&read, failure != self.last_failure) {
+            warn!(%error, path = %self.path.display(), agents = self.table.len(), "cannot read the agents' keys: going on with those known");
+        }
+        self.last_failure = failure;
+        let bytes = read.ok().flatten()?;
+        let file = file::parse(&bytes);
+        for problem in file.problems.iter().take(LOGGED_PROBLEMS) {
+            warn!(path = %self.path.display(), line = problem.line_number, agent_id = problem.id, error = %problem.kind, "line of the key file is skipped");
+        }
+        let (table, changes) = self.table.next(&file);
+        self.table = Arc::new(table);
+        Some(changes)
+    }
+
+    fn read_if_changed(&mut self) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        if self.signature.is_some() && signature(&self.path.metadata()?) == self.signature {
+            return Ok(None);
+        }
+        let file = File::open(&self.path)?;
+        // Of the open file: the path may lead to the next one already.
+        let metadata = file.metadata()?;
+        let signature = signature(&metadata);
+        if signature == self.signature {
+            return Ok(None);
+        }
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
+        file.take(MAX_FILE_LEN).read_to_end(&mut bytes)?;
+        self.signature = signature;
+        Ok(Some(bytes))
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "compared with the signature of a file that may never have been read")]
+fn signature(metadata: &std::fs::Metadata) -> Option<Signature> {
+    Some(Signature {
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        inode: metadata.ino(),
+        length: metadata.len(),
+    })
+}
+
+impl KeyWatcher {
+    /// Starts the thread. The roster hears of a change before any worker can: it knows every agent that it is told of.
+    pub fn start(
+        source: KeySource,
+        interval: Duration,
+        tables: watch::Sender<Arc<KeyTable>>,
+        news: mpsc::Sender<News>,
+    ) -> io::Result<Self> {
+        // One order waiting is enough: it leads to a look at the file as it is then.
+        let (orders, inbox) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("keys".to_owned())
+            .spawn(move || watch_file(source, interval, &inbox, &tables, &news))?;
+        Ok(Self { orders, thread: Some(thread) })
+    }
+
+    /// The file was written: look at it now.
+    pub fn look_now(&self) {
+        match self.orders.try_send(Order::Look) {
+            Ok(()) | Err(TrySendError::Full(_)) => {}
+            Err(TrySendError::Disconnected(_)) => debug!("key watcher has ended"),
+        }
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn stop(&mut self) {
+        let _ = self.orders.send(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch_file(
+    mut source: KeySource,
+    interval: Duration,
+    orders: &Receiver<Order>,
+    tables: &watch::Sender<Arc<KeyTable>>,
+    news: &mpsc::Sender<News>,
+) {
+    let mut next_look = Instant::now() + interval;
+    loop {
+        if wait(orders, next_look) == Waited::Stop {
+            return;
+        }
+        let begun = Instant::now();
+        next_look = begun + interval;
+        let Some(changes) = source.look().filter(|changes| !changes.is_empty()) else { continue };
+        info!(
+            agents = source.table().len(),
+            added = changes.added.len(),
+            changed = changes.changed.len(),
+            removed = changes.removed.len(),
+            "agents' keys read again"
+        );
+        if news.blocking_send(changes.into()).is_err() {
+            return;
+        }
+        tables.send_replace(Arc::clone(source.table()));
+
+        let rested = Instant::now() + (begun.elapsed() * REST_AFTER_READING).min(LONGEST_REST);
+        loop {
+            match wait(orders, rested) {
+                Waited::Stop => return,
+                Waited::Asked => next_look = rested,
+                Waited::Long => break,
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Waited {
+    Asked,
+    Long,
+    Stop,
+}
+
+fn wait(orders: &Receiver<Order>, until: Instant) -> Waited {
+    match orders.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        Ok(Order::Look) => Waited::Asked,
+        Err(RecvTimeoutError::Timeout) => Waited::Long,
+        Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => Waited::Stop,
+    }
+}
+
+impl From<Changes> for News {
+    fn from(changes: Changes) -> Self {
+        Self::KeysReloaded { added: changes.added, changed: changes.changed, removed: changes.removed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Home {
+        directory: tempfile::TempDir,
+    }
+
+    impl Home {
+        fn new() -> Self {
+            Self { directory: tempfile::tempdir().unwrap() }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("client.keys")
+        }
+
+        /// As authd does it: whole, then renamed.
+        fn write(&self, text: &str) {
+            let new = self.directory.path().join("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(new, self.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn missing_file_at_the_start_is_an_empty_table_and_a_missing_one_later_changes_nothing() {
+        let home = Home::new();
+        let mut source = KeySource::new(&home.path());
+        assert!(source.look().is_none());
+        assert!(source.table().is_empty());
+        home.write("001 a any k\n");
+        assert_eq!(source.look().unwrap().added.len(), 1);
+        fs::remove_file(home.path()).unwrap();
+        assert!(source.look().is_none());
+        assert_eq!(source.table().len(), 1);
+    }
+
+    #[test]
+    fn bad_lines_are_skipped_and_the_others_count() {
+        let home = Home::new();
+        home.write("001 a any k\n002 b\n003 c not-an-address k\n004 d any k\n");
+        let mut source = KeySource::new(&home.path());
+        source.look();
+        assert_eq!(source.table().len(), 2);
+    }
+
+    #[test]
+    fn unchanged_file_is_not_read_again() {
+        let home = Home::new();
+        home.write("001 a any k\n");
+        let mut source = KeySource::new(&home.path());
+        assert!(source.look().is_some());
+        assert!(source.look().is_none());
+    }
+
+    #[test]
+    fn change_that_is_announced_reaches_roster_and_workers_long_before_the_interval() {
+        let home = Home::new();
+        home.write("001 a any k\n");
+        let mut source = KeySource::new(&home.path());
+        source.look();
+        let (tables, table) = watch::channel(Arc::clone(source.table()));
+        let (news, mut inbox) = mpsc::channel(8);
+        let mut watcher = KeyWatcher::start(source, Duration::from_secs(3600), tables, news).unwrap();
+
+        home.write("001 a any k\n002 b any k\n");
+        watcher.look_now();
+        let Some(News::KeysReloaded { added, changed, removed }) = inbox.blocking_recv() else { panic!("reload") };
+        assert_eq!((added.len(), changed.len(), removed.len()), (1, 0, 0));
+        // Announced while the watcher rests after the first reading.
+        home.write("002 b any k\n");
+        watcher.look_now();
+        let Some(News::KeysReloaded { removed, .. }) = inbox.blocking_recv() else { panic!("reload") };
+        assert_eq!(removed.len(), 1);
+        watcher.stop();
+        assert_eq!(table.borrow().len(), 1);
+    }
+}
