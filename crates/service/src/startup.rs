@@ -14,7 +14,7 @@ use muster_config::{Loaded, Settings};
 use muster_proto::paths;
 use nix::{
     sys::stat::{Mode, umask},
-    unistd::{Gid, setsid},
+    unistd::{geteuid, setsid},
 };
 
 use crate::{
@@ -31,6 +31,8 @@ use crate::{
 const UMASK: u32 = 0o027;
 /// Directories that several users share: sticky, so that one daemon cannot rename another's file.
 const SHARED_DIRECTORY_MODE: u32 = 0o1770;
+/// What one daemon writes and its group reads.
+const OWN_DIRECTORY_MODE: u32 = 0o750;
 /// Who may talk to our sockets: the owner and the one group.
 pub const SOCKET_MODE: u32 = 0o660;
 
@@ -89,6 +91,7 @@ impl Startup {
         }
         let identity = privileges::choose(daemon, common.user.as_deref(), common.group.as_deref(), &home)
             .map_err(|error| anyhow::Error::new(error).context(Exit::new(NOT_PERMITTED, "choosing a user")))?;
+        make_shared_directories(&home).context("making the directories that daemons share")?;
         let log_file = common.log_file.as_ref().map(|file| log_file(file.as_deref(), daemon));
         logging::install(&Logging {
             debug: common.debug,
@@ -100,7 +103,6 @@ impl Startup {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        make_shared_directories(&home).context("making the directories that daemons share")?;
         let lock = InstanceLock::take(daemon, identity.as_ref())?;
         Ok(Self {
             daemon,
@@ -147,14 +149,19 @@ impl Startup {
     /// Makes a directory below the home that only this daemon writes (mode 0750), if it is missing, and gives it to
     /// the user that the daemon becomes.
     pub fn own_directory(&self, path: &str) -> anyhow::Result<()> {
+        let path = Path::new(path);
         let make = || {
-            fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+            make_parents(&self.home, path)?;
+            match fs::DirBuilder::new().mode(OWN_DIRECTORY_MODE).create(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
             match &self.identity {
                 Some(identity) => chown(path, Some(identity.uid.as_raw()), Some(identity.gid.as_raw())),
                 None => Ok(()),
             }
         };
-        make().with_context(|| format!("making {path}"))
+        make().with_context(|| format!("making {}", path.display()))
     }
 
     /// Gives a file below the home to the user that the daemon becomes, if it exists and we are root.
@@ -180,7 +187,7 @@ impl Startup {
                 tracing::info!(user = identity.name, "privileges are dropped");
             }
             None => {
-                if nix::unistd::geteuid().is_root() {
+                if geteuid().is_root() {
                     tracing::warn!(
                         "running as root: there is no user muster-{}, and the home belongs to root",
                         self.daemon
@@ -252,21 +259,38 @@ fn log_file(argument: Option<&Path>, daemon: &str) -> PathBuf {
 
 /// `var/run`, `logs` and `queue/muster`, which a stock home may lack. What is there already keeps its owner and mode.
 fn make_shared_directories(home: &Path) -> anyhow::Result<()> {
-    let group = Gid::from_raw(home.metadata()?.gid());
-    for path in [paths::RUN, paths::LOGS, paths::MUSTER_SOCKETS] {
-        if Path::new(path).is_dir() {
-            continue;
-        }
+    for path in [paths::RUN, paths::LOGS, paths::MUSTER_SOCKETS].map(Path::new) {
         let make = || {
-            fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
-            if nix::unistd::geteuid().is_root() {
-                chown(path, None, Some(group.as_raw()))?;
+            make_parents(home, path)?;
+            if make_for_home(home, path)? {
+                fs::set_permissions(path, fs::Permissions::from_mode(SHARED_DIRECTORY_MODE))?;
             }
-            fs::set_permissions(path, fs::Permissions::from_mode(SHARED_DIRECTORY_MODE))
+            Ok::<_, io::Error>(())
         };
-        make().with_context(|| path.to_owned())?;
+        make().with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+fn make_parents(home: &Path, path: &Path) -> io::Result<()> {
+    let parents = path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+    for parent in parents.collect::<Vec<_>>().into_iter().rev() {
+        make_for_home(home, parent)?;
+    }
+    Ok(())
+}
+
+/// Makes a directory that belongs to whom the home belongs to. Whether it was missing.
+fn make_for_home(home: &Path, path: &Path) -> io::Result<bool> {
+    match fs::DirBuilder::new().mode(OWN_DIRECTORY_MODE).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        made => made?,
+    }
+    if geteuid().is_root() {
+        let home = home.metadata()?;
+        chown(path, Some(home.uid()), Some(home.gid()))?;
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
