@@ -1,0 +1,418 @@
+//! Everything that is known of agents, in memory and on disk, and how the two change together.
+//!
+//! **Invariant:** what [`Ledger::commit`] has returned from with success survives a crash; what it has not is as if it
+//! had never been asked for.
+
+use std::{io, path::PathBuf};
+
+use anyhow::Context;
+use jiff::tz::TimeZone;
+use muster_proto::{
+    agent::AgentId,
+    event::Event,
+    keys::{
+        Secret,
+        file::{self, KeyEntry, LineProblem},
+    },
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    change::{Agent, Change, EventMaker, Removal},
+    database::{Database, DatabaseError},
+    file::{KeyFileOnDisk, replace_lazily},
+    keystore::{KeyStore, Trace},
+    merge::{Found, merge},
+    reconcile::{Reconciled, reconcile},
+    registry::{Ask, GivesWay, KnownLiveness, Method, Policy, Registry, Verdict},
+    timestamps,
+};
+
+/// As many bad lines of a key file are named in the log; the rest is counted.
+const PROBLEMS_NAMED: usize = 20;
+
+/// Where things lie.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `etc/client.keys`
+    pub keys: PathBuf,
+    /// `queue/db/enrollment.db`
+    pub database: PathBuf,
+    /// `queue/agents-timestamp`
+    pub timestamps: PathBuf,
+}
+
+/// Agents, their file, and their database.
+pub struct Ledger {
+    registry: Registry,
+    file: KeyFileOnDisk,
+    /// What the file says, for taking back what could not be written.
+    durable: Zeroizing<Vec<u8>>,
+    database: Database,
+    /// A batch that is in the file and could not be put into the database. At most one: the next has to wait.
+    owed: Option<Batch>,
+    events: EventMaker,
+    timestamps: PathBuf,
+    zone: TimeZone,
+}
+
+/// Changes that are made durable together.
+#[derive(Default)]
+pub struct Batch {
+    changes: Vec<Change>,
+    events: Vec<Event>,
+    highest_number: u32,
+}
+
+/// Why a batch was not made durable.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The key file.
+    #[error("cannot write the key file")]
+    File(#[source] io::Error),
+    /// The database, before the file was touched.
+    #[error("cannot write the enrollment database")]
+    Database(#[source] DatabaseError),
+}
+
+impl Ledger {
+    /// Reads the file and the database and makes them agree, at `now_ms` (Unix milliseconds).
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read, or a database that cannot be used: going on would lose what they hold.
+    pub fn open(places: &Places, events: EventMaker, now_ms: u64) -> anyhow::Result<Self> {
+        let (key_file, bytes) = KeyFileOnDisk::open(&places.keys).with_context(|| {
+            format!(
+                "reading {}; it is not replaced by an empty one, so mend its owner or mode",
+                places.keys.display()
+            )
+        })?;
+        let parsed = file::parse(&bytes);
+        report_problems(&parsed.problems);
+        let database = Database::open(&places.database).with_context(|| {
+            format!(
+                "opening {}; if it is damaged, move it away: agents keep their keys, unsent events are lost",
+                places.database.display()
+            )
+        })?;
+        let mut ledger = Self {
+            registry: Registry {
+                keys: KeyStore::new(parsed),
+                registered: Default::default(),
+            },
+            file: key_file,
+            durable: bytes,
+            database,
+            owed: None,
+            events,
+            timestamps: places.timestamps.clone(),
+            zone: TimeZone::system(),
+        };
+        ledger.reconcile(now_ms)?;
+        Ok(ledger)
+    }
+
+    fn reconcile(&mut self, now_ms: u64) -> anyhow::Result<()> {
+        let rows = self.database.rows().context("reading the enrollment database")?;
+        let text = std::fs::read_to_string(&self.timestamps).unwrap_or_default();
+        let Reconciled {
+            registered,
+            silent,
+            changes,
+        } = reconcile(
+            self.registry.keys.live(),
+            &rows,
+            &timestamps::parse(&text, &self.zone),
+            seconds(now_ms),
+        );
+        self.registry.registered = registered;
+        let events: Vec<_> = changes
+            .iter()
+            .map(|change| self.events.of_change(change, now_ms))
+            .collect();
+        self.database
+            .import(&silent)
+            .context("filling the enrollment database")?;
+        self.database
+            .stage(&changes, &events)
+            .and_then(|transaction| Ok(transaction.commit()?))
+            .context("bringing the enrollment database up to date")?;
+        tracing::info!(
+            agents = self.registry.keys.live().len(),
+            removed = self.registry.keys.removed().len(),
+            imported = silent.len(),
+            changed_while_away = changes.len(),
+            "agents are loaded"
+        );
+        Ok(())
+    }
+
+    /// The agents.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Whether a batch is in the file only.
+    pub fn owes_rows(&self) -> bool {
+        self.owed.is_some()
+    }
+
+    /// Begins a batch.
+    pub fn batch(&self) -> Batch {
+        Batch {
+            highest_number: self.registry.keys.highest_number(),
+            ..Batch::default()
+        }
+    }
+
+    /// Judges a wish; nothing changes.
+    pub fn decide(&self, ask: &Ask, known: &KnownLiveness, policy: &Policy<'_>, now_ms: u64) -> Verdict {
+        self.registry.decide(ask, known, policy, seconds(now_ms))
+    }
+
+    /// Gives a key to one who may have it, in memory and in the batch.
+    pub fn grant(
+        &mut self,
+        batch: &mut Batch,
+        ask: &Ask,
+        gives_way: &[GivesWay],
+        key: Secret,
+        trace: Trace,
+        now_ms: u64,
+    ) -> Option<KeyEntry> {
+        let now = seconds(now_ms);
+        let times: Vec<i64> = gives_way
+            .iter()
+            .map(|agent| self.registry.registered.get(&agent.id).copied().unwrap_or(0))
+            .collect();
+        let (entry, gone) = self.registry.grant(ask, gives_way, key, trace, now)?;
+        let replaced = gives_way.first().map(|agent| agent.id.clone());
+        let keeps_id = gone.iter().any(|old| old.id == entry.id);
+        for (old, registered_at) in gone.iter().zip(times) {
+            let agent = Agent::of_line(old, ask.method, registered_at);
+            let change = Change::Removed {
+                agent,
+                reason: Removal::Replaced,
+            };
+            // An id that lives on was not removed, as far as the world is concerned.
+            let is_told = old.id != entry.id;
+            batch.note(&self.events, change, is_told, now_ms);
+        }
+        let agent = Agent::granted(&entry, ask, replaced, now);
+        let change = if keeps_id {
+            Change::KeyRotated(agent)
+        } else {
+            Change::Enrolled(agent)
+        };
+        batch.note(&self.events, change, true, now_ms);
+        Some(entry)
+    }
+
+    /// Removes an agent, in memory and in the batch.
+    pub fn remove(
+        &mut self,
+        batch: &mut Batch,
+        id: &AgentId,
+        trace: Trace,
+        (reason, method): (Removal, Method),
+        now_ms: u64,
+    ) -> Option<KeyEntry> {
+        let registered_at = self.registry.registered.get(id).copied().unwrap_or(0);
+        let entry = self.registry.remove(id, trace)?;
+        let agent = Agent::of_line(&entry, method, registered_at);
+        batch.note(&self.events, Change::Removed { agent, reason }, true, now_ms);
+        Some(entry)
+    }
+
+    /// Adds an event that changes no agent.
+    pub fn tell(&self, batch: &mut Batch, event: Event) {
+        batch.events.push(event);
+    }
+
+    /// Makes a batch durable, or takes it back.
+    ///
+    /// # Errors
+    /// It was taken back: file, database and memory are as before, except that ids may be left out.
+    pub fn commit(&mut self, batch: Batch, trace: Trace) -> Result<(), CommitError> {
+        let outcome = self.write(&batch, trace);
+        match outcome {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.owed = Some(batch);
+                Ok(())
+            }
+            Err(error) => {
+                self.take_back(&batch);
+                self.restore_file();
+                Err(error)
+            }
+        }
+    }
+
+    /// A write can fail when the new file is already in place: in the last step, when its directory is synced.
+    fn restore_file(&mut self) {
+        if self.file.was_changed().unwrap_or(false)
+            && let Err(error) = self.file.replace(&self.durable)
+        {
+            tracing::error!(%error, "the key file may hold keys that were refused");
+        }
+    }
+
+    /// Puts what is owed into the database.
+    pub fn settle(&mut self) -> Result<(), CommitError> {
+        if let Some(owed) = self.owed.take() {
+            let settled = self
+                .database
+                .stage(&owed.changes, &owed.events)
+                .and_then(|transaction| Ok(transaction.commit()?));
+            if let Err(error) = settled {
+                self.owed = Some(owed);
+                return Err(CommitError::Database(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// `Ok(false)`: the file was written, the database was not.
+    fn write(&mut self, batch: &Batch, trace: Trace) -> Result<bool, CommitError> {
+        if batch.is_empty() {
+            return Ok(true);
+        }
+        self.settle()?;
+        let transaction = self
+            .database
+            .stage(&batch.changes, &batch.events)
+            .map_err(CommitError::Database)?;
+        if !batch.changes.is_empty() {
+            if trace == Trace::Nothing {
+                self.registry.keys.forget_removed();
+            }
+            let image = self.registry.keys.image();
+            self.file.replace(&image).map_err(CommitError::File)?;
+            self.durable = image;
+        }
+        match transaction.commit() {
+            Ok(()) => Ok(true),
+            Err(error) if batch.changes.is_empty() => Err(CommitError::Database(error.into())),
+            Err(error) => {
+                tracing::error!(%error, "cannot write the enrollment database, trying again with the next change");
+                Ok(false)
+            }
+        }
+    }
+
+    fn take_back(&mut self, batch: &Batch) {
+        if batch.changes.is_empty() {
+            return;
+        }
+        self.registry.keys = KeyStore::new(file::parse(&self.durable));
+        self.registry.keys.raise_highest_number(batch.highest_number);
+        for change in batch.changes.iter().rev() {
+            match change {
+                Change::Enrolled(agent) | Change::KeyRotated(agent) => {
+                    self.registry.registered.remove(&agent.id);
+                }
+                Change::Removed { agent, .. } => {
+                    self.registry.registered.insert(agent.id.clone(), agent.registered_at);
+                }
+            }
+        }
+    }
+
+    /// Takes over what somebody else wrote into the file. `Ok(true)`: something was.
+    ///
+    /// # Errors
+    /// The file cannot be looked at; then it must not be replaced either.
+    pub fn take_over_edits(&mut self, now_ms: u64) -> io::Result<bool> {
+        if !self.file.was_changed()? {
+            return Ok(false);
+        }
+        let bytes = self.file.read()?;
+        let found = Found {
+            file: file::parse(&bytes),
+            is_whole: bytes.is_empty() || bytes.ends_with(b"\n"),
+        };
+        report_problems(&found.file.problems);
+        let merged = merge(&mut self.registry, found, seconds(now_ms));
+        self.durable = self.registry.keys.image();
+        tracing::warn!(
+            changes = merged.changes.len(),
+            missing = merged.missing,
+            "somebody else has written the key file; what it says is taken over, agents it leaves out are kept \
+             (remove them with `muster-control agent remove`)"
+        );
+        let mut batch = self.batch();
+        for change in merged.changes {
+            batch.note(&self.events, change, true, now_ms);
+        }
+        let staged = self.settle().and_then(|()| {
+            let transaction = self
+                .database
+                .stage(&batch.changes, &batch.events)
+                .map_err(CommitError::Database)?;
+            transaction
+                .commit()
+                .map_err(|error| CommitError::Database(error.into()))
+        });
+        if let Err(error) = staged {
+            tracing::error!(
+                error = format!("{:#}", anyhow::Error::new(error)),
+                "an edit is not in the database yet"
+            );
+            match &mut self.owed {
+                Some(owed) => {
+                    owed.changes.append(&mut batch.changes);
+                    owed.events.append(&mut batch.events);
+                }
+                None => self.owed = Some(batch),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes the stock text of registration times.
+    pub fn write_timestamps(&self) -> io::Result<()> {
+        replace_lazily(
+            &self.timestamps,
+            timestamps::format(&self.registry, &self.zone).as_bytes(),
+        )
+    }
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.events.is_empty()
+    }
+
+    /// Whether agents come, go or change.
+    pub fn changes_agents(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    fn note(&mut self, events: &EventMaker, change: Change, is_told: bool, now_ms: u64) {
+        if is_told {
+            self.events.push(events.of_change(&change, now_ms));
+        }
+        self.changes.push(change);
+    }
+}
+
+fn report_problems(problems: &[LineProblem]) {
+    for problem in problems.iter().take(PROBLEMS_NAMED) {
+        tracing::warn!(line = problem.line_number, id = problem.id, reason = %problem.kind, "cannot read a line of the key file");
+    }
+    if problems.len() > PROBLEMS_NAMED {
+        tracing::warn!(
+            lines = problems.len(),
+            "there are more lines of the key file that cannot be read"
+        );
+    }
+}
+
+fn seconds(now_ms: u64) -> i64 {
+    i64::try_from(now_ms / 1000).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

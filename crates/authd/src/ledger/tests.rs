@@ -1,0 +1,282 @@
+use std::{fs, path::Path};
+
+use muster_proto::enrollment::{force::Rules, request::GivenAddress};
+
+use super::*;
+
+const NOW_MS: u64 = 1_795_242_600_000;
+const POLICY: Policy<'static> = Policy {
+    manager_name: "vm",
+    max_agents: 0,
+};
+
+struct Home {
+    directory: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().expect("directory"),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn try_open(&self) -> anyhow::Result<Ledger> {
+        let places = Places {
+            keys: self.path("client.keys"),
+            database: self.path("enrollment.db"),
+            timestamps: self.path("agents-timestamp"),
+        };
+        Ledger::open(&places, EventMaker { node: "mgr".to_owned() }, NOW_MS)
+    }
+
+    fn open(&self) -> Ledger {
+        self.try_open().expect("opened")
+    }
+
+    fn keys(&self) -> String {
+        fs::read_to_string(self.path("client.keys")).unwrap_or_default()
+    }
+
+    fn events(&self) -> Vec<String> {
+        let database = rusqlite::Connection::open(self.path("enrollment.db")).expect("opened");
+        let mut statement = database
+            .prepare("SELECT event FROM outbox ORDER BY number")
+            .expect("prepared");
+        let blobs = statement
+            .query_map([], |row| row.get::<_, Vec<u8>>(0))
+            .expect("queried");
+        blobs.map(|blob| action_and_id(&blob.expect("blob"))).collect()
+    }
+}
+
+fn action_and_id(blob: &[u8]) -> String {
+    let text = String::from_utf8_lossy(blob);
+    let value = |name: &str| {
+        let (_, behind) = text.split_once(&format!("\"{name}\":\"")).expect("the field");
+        behind.split('"').next().expect("a value").to_owned()
+    };
+    format!("{} {}", value("action"), value("agent_id"))
+}
+
+fn ask(name: &str, address: &str) -> Ask {
+    Ask {
+        name: name.to_owned(),
+        address: GivenAddress::parse(address),
+        id: None,
+        key_hash: None,
+        rules: Rules {
+            disconnected_time: None,
+            after_registration_time: 0,
+            ..Rules::default()
+        },
+        groups: Vec::new(),
+        method: Method::Remote,
+        source: None,
+    }
+}
+
+fn grant(ledger: &mut Ledger, batch: &mut Batch, ask: &Ask) -> KeyEntry {
+    let Verdict::Grant(gives_way) = ledger.decide(ask, &KnownLiveness::new(), &POLICY, NOW_MS) else {
+        panic!("refused")
+    };
+    let key = Secret::new(format!("key-of-{}", ask.name));
+    ledger
+        .grant(batch, ask, &gives_way, key, Trace::Line, NOW_MS)
+        .expect("granted")
+}
+
+fn enroll(ledger: &mut Ledger, ask: &Ask) -> Result<KeyEntry, CommitError> {
+    let mut batch = ledger.batch();
+    let entry = grant(ledger, &mut batch, ask);
+    ledger.commit(batch, Trace::Line).map(|()| entry)
+}
+
+/// Makes the next write of the key file fail, whoever runs the test.
+fn break_writing(home: &Home) {
+    fs::create_dir(home.path("client.keys.muster-new")).expect("made");
+}
+
+fn mend_writing(home: &Home) {
+    fs::remove_dir(home.path("client.keys.muster-new")).expect("removed");
+}
+
+#[test]
+fn a_granted_key_is_in_the_file_in_the_database_and_in_the_outbox() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("web-01", "10.3.0.0/255.255.0.0")).expect("committed");
+    assert_eq!(home.keys(), "001 web-01 10.3.0.0/16 key-of-web-01\n");
+    assert_eq!(home.events(), ["enrolled 001"]);
+    drop(ledger);
+    let again = home.open();
+    assert_eq!(again.registry().registered[&AgentId::new("001")], 1_795_242_600);
+    assert_eq!(home.events(), ["enrolled 001"], "a restart tells nothing twice");
+}
+
+#[test]
+fn many_keys_of_one_batch_are_one_write() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    let mut batch = ledger.batch();
+    for name in ["a1", "b1", "c1"] {
+        grant(&mut ledger, &mut batch, &ask(name, "any"));
+    }
+    assert_eq!(home.keys(), "");
+    ledger.commit(batch, Trace::Line).expect("committed");
+    assert_eq!(
+        home.keys(),
+        "001 a1 any key-of-a1\n002 b1 any key-of-b1\n003 c1 any key-of-c1\n"
+    );
+}
+
+#[test]
+fn a_batch_that_cannot_be_written_is_as_if_it_had_never_been() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "10.0.0.1")).expect("committed");
+    let before = (home.keys(), ledger.registry().registered.clone(), home.events());
+
+    break_writing(&home);
+    let mut batch = ledger.batch();
+    grant(&mut ledger, &mut batch, &ask("a1", "10.0.0.2"));
+    grant(&mut ledger, &mut batch, &ask("b1", "any"));
+    assert!(matches!(ledger.commit(batch, Trace::Line), Err(CommitError::File(_))));
+    assert_eq!(
+        (home.keys(), ledger.registry().registered.clone(), home.events()),
+        before
+    );
+    assert_eq!(ledger.registry().keys.live().len(), 1);
+    assert_eq!(ledger.registry().keys.removed().len(), 0);
+
+    mend_writing(&home);
+    assert_eq!(
+        enroll(&mut ledger, &ask("b1", "any")).expect("committed").id.as_str(),
+        "002"
+    );
+}
+
+#[test]
+fn a_replaced_agent_goes_and_its_successor_comes() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    assert_eq!(home.keys(), "002 a1 any key-of-a1\n001 !a1 any key-of-a1\n");
+    assert_eq!(home.events(), ["enrolled 001", "removed 001", "enrolled 002"]);
+}
+
+#[test]
+fn another_key_under_the_same_id_is_told_as_a_rotation_and_keeps_its_row() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    let wish = Ask {
+        id: Some(AgentId::new("050")),
+        ..ask("a1", "any")
+    };
+    enroll(&mut ledger, &wish).expect("committed");
+    enroll(
+        &mut ledger,
+        &Ask {
+            name: "b1".to_owned(),
+            ..wish
+        },
+    )
+    .expect("committed");
+    assert_eq!(home.events(), ["enrolled 050", "key_rotated 050"]);
+    drop(ledger);
+    assert_eq!(home.open().registry().registered.len(), 1);
+    assert_eq!(home.events().len(), 2);
+}
+
+#[test]
+fn purging_drops_earlier_removed_lines_with_the_first_write() {
+    let home = Home::new();
+    fs::write(home.path("client.keys"), "001 a1 any k\n009 !old any k\n").expect("written");
+    let mut ledger = home.open();
+    assert!(home.keys().contains("!old"));
+    let mut batch = ledger.batch();
+    let why = (Removal::Asked, Method::Local);
+    ledger
+        .remove(&mut batch, &AgentId::new("001"), Trace::Nothing, why, NOW_MS)
+        .expect("removed");
+    ledger.commit(batch, Trace::Nothing).expect("committed");
+    assert_eq!(home.keys(), "");
+    assert_eq!(ledger.registry().keys.next_id(), Some(AgentId::new("010")));
+}
+
+#[test]
+fn a_key_file_that_cannot_be_read_is_no_empty_key_file() {
+    let home = Home::new();
+    fs::create_dir(home.path("client.keys")).expect("made");
+    let error = home.try_open().err().expect("refused");
+    assert!(
+        format!("{error:#}").contains("is not replaced by an empty one"),
+        "{error:#}"
+    );
+}
+
+#[test]
+fn an_edit_by_hand_is_taken_over_before_the_next_write() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    fs::write(home.path("client.keys"), "001 a1 any key-of-a1\n020 hand any kk\n").expect("written");
+    assert!(ledger.take_over_edits(NOW_MS).expect("looked"));
+    assert!(!ledger.take_over_edits(NOW_MS).expect("looked"));
+    assert_eq!(
+        enroll(&mut ledger, &ask("b1", "any")).expect("committed").id.as_str(),
+        "021"
+    );
+    assert_eq!(
+        home.keys(),
+        "001 a1 any key-of-a1\n020 hand any kk\n021 b1 any key-of-b1\n"
+    );
+    assert_eq!(home.events(), ["enrolled 001", "enrolled 020", "enrolled 021"]);
+}
+
+#[test]
+fn a_file_that_was_emptied_is_restored_by_the_next_write() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    fs::write(home.path("client.keys"), "").expect("written");
+    ledger.take_over_edits(NOW_MS).expect("looked");
+    enroll(&mut ledger, &ask("b1", "any")).expect("committed");
+    assert_eq!(home.keys(), "001 a1 any key-of-a1\n002 b1 any key-of-b1\n");
+}
+
+#[test]
+fn what_happened_between_file_and_database_is_told_at_the_next_start() {
+    let home = Home::new();
+    enroll(&mut home.open(), &ask("a1", "any")).expect("committed");
+    enroll(&mut home.open(), &ask("b1", "any")).expect("committed");
+    fs::write(home.path("client.keys"), "002 b1 any key-of-b1\n003 c1 any kk\n").expect("written");
+    home.open();
+    let mut events = home.events().split_off(2);
+    events.sort();
+    assert_eq!(events, ["enrolled 003", "removed 001"]);
+}
+
+#[test]
+fn registration_times_are_written_in_the_stock_form_and_restored_from_it() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    ledger.write_timestamps().expect("written");
+    drop(ledger);
+    let text = fs::read_to_string(home.path("agents-timestamp")).expect("read");
+    assert!(text.starts_with("001 a1 any 2026-11-21 "), "{text}");
+    remove_database(home.directory.path());
+    assert_eq!(home.open().registry().registered[&AgentId::new("001")], 1_795_242_600);
+}
+
+fn remove_database(directory: &Path) {
+    for name in ["enrollment.db", "enrollment.db-wal", "enrollment.db-shm"] {
+        let _ = fs::remove_file(directory.join(name));
+    }
+}
