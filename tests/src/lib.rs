@@ -9,6 +9,7 @@ pub mod analysis;
 pub mod daemon;
 pub mod enroll;
 pub mod home;
+pub mod live;
 pub mod nats;
 pub mod wait;
 pub mod wire;
