@@ -113,9 +113,9 @@ impl LineReader<'_, '_, '_> {
             }
             let meant = suggest::nearest(line.name, self.known.iter().map(String::as_str));
             let cure = meant
-                .map(|meant| format!(", did you mean {meant}?"))
+                .map(|meant| format!("; did you mean {meant}?"))
                 .unwrap_or_default();
-            let message = format!("unknown internal option {}{cure}; it is ignored", quoted(line.name));
+            let message = format!("unknown internal option {} is ignored{cure}", quoted(line.name));
             self.report.warning(line.source, line.name_span, message);
         }
     }

@@ -18,7 +18,7 @@
 //!
 //! let wrong = text.replace("1514", "151400");
 //! let refusal = muster_config::parse_text(&wrong).unwrap_err().to_string();
-//! assert!(refusal.starts_with("etc/ossec.conf:1:61: <port> must be a number from 1 to 65535, not '151400'"));
+//! assert!(refusal.starts_with("etc/ossec.conf:1:60: <port> must be a number from 1 to 65535, not '151400'"));
 //! # Ok::<(), muster_config::Diagnostics>(())
 //! ```
 

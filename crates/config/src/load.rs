@@ -166,7 +166,7 @@ fn parse_into(inputs: &Inputs, mut report: Report) -> Result<Loaded, Diagnostics
                     Some(meant) => format!("did you mean <{meant}>?"),
                     None => format!("put it into <{ROOT}>"),
                 };
-                let message = format!("<{name}> is no root of a configuration, {cure} It is ignored");
+                let message = format!("<{name}> is no root of a configuration and is ignored; {cure}");
                 report.warning(element.source, element.name_span, message);
             }
         }

@@ -186,7 +186,7 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
             {
                 let cure = self.cure(&child.name, scope);
                 let message = format!(
-                    "unknown element <{}> in <{}>{cure}; it is ignored",
+                    "unknown element <{}> in <{}> is ignored{cure}",
                     child.name, element.name
                 );
                 self.report.warning(child.source, child.name_span, message);
@@ -196,11 +196,11 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
                     continue;
                 }
                 let meant = suggest::nearest(&attribute.name, scope.known_attributes.iter().copied());
-                let cure = meant.map(|name| format!(", did you mean {name}?")).unwrap_or_default();
+                let cure = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
                 let message = format!(
-                    "<{}> has no attribute {}{cure}; it is ignored",
-                    element.name,
-                    quoted(&attribute.name)
+                    "unknown attribute {} of <{}> is ignored{cure}",
+                    quoted(&attribute.name),
+                    element.name
                 );
                 self.report.warning(element.source, attribute.name_span, message);
             }
@@ -217,14 +217,14 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
     /// What may have been meant by an unknown name: something like it here, or just this elsewhere.
     fn cure(&self, name: &str, scope: &Scope<'t, 's>) -> String {
         if let Some(meant) = suggest::nearest(name, scope.known.iter().copied()) {
-            return format!(", did you mean <{meant}>?");
+            return format!("; did you mean <{meant}>?");
         }
         let elsewhere = self
             .everything
             .iter()
             .find(|entry| entry.name() == name && !entry.is_attribute());
         match elsewhere.and_then(Entry::parent) {
-            Some(parent) => format!(", it belongs in <{parent}>"),
+            Some(parent) => format!("; it belongs in <{parent}>"),
             None => String::new(),
         }
     }

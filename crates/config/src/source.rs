@@ -21,6 +21,9 @@ const SECRET_ELEMENTS: [&str; 9] = [
     "secret_content",
 ];
 
+/// An element whose text is a secret if somebody put a user into it.
+const URL_ELEMENT: &str = "server_url";
+
 /// A part of a file, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -131,14 +134,17 @@ fn printable(c: char) -> char {
 /// Where secrets stand, found by their elements' names: this must also work in a file that is no XML.
 fn secrets(text: &str) -> Vec<Span> {
     let mut found = Vec::new();
-    for name in SECRET_ELEMENTS {
+    for name in SECRET_ELEMENTS.into_iter().chain([URL_ELEMENT]) {
         let (start_tag, end_tag) = (format!("<{name}>"), format!("</{name}>"));
         let mut from = 0;
         while let Some(at) = text.get(from..).and_then(|rest| rest.find(&start_tag)) {
             let start = from + at + start_tag.len();
             let length = text.get(start..).and_then(|rest| rest.find(&end_tag));
             let end = length.map_or(text.len(), |length| start + length);
-            found.push(Span::new(start, end));
+            let secret = text.get(start..end).unwrap_or_default();
+            if name != URL_ELEMENT || secret.contains('@') {
+                found.push(Span::new(start, end));
+            }
             from = end;
         }
     }

@@ -8,7 +8,11 @@
 //! Two habits of stock files that are no XML are accepted: an ampersand that begins no entity, and `\<` for a `<` that
 //! opens nothing.
 
-use quick_xml::{Reader, escape::resolve_predefined_entity, events::Event};
+use quick_xml::{
+    Reader,
+    escape::resolve_predefined_entity,
+    events::{BytesStart, Event},
+};
 
 use crate::{
     limits::MAX_DEPTH,
@@ -116,8 +120,15 @@ pub(crate) fn parse<'s>(source: &'s Source, report: &mut Report) -> Vec<Element<
                     report.error(source, span, message);
                     return tree.close_all();
                 }
+                if is_stray(&tag) {
+                    report.error(source, Span::new(start, start + 1), STRAY.to_owned());
+                    continue;
+                }
                 let element = tree.element(&tag, start);
                 tree.open.push(element);
+            }
+            Ok(Event::Empty(tag)) if is_stray(&tag) => {
+                report.error(source, Span::new(start, start + 1), STRAY.to_owned());
             }
             Ok(Event::Empty(tag)) => {
                 let element = tree.element(&tag, start);
@@ -158,6 +169,13 @@ pub(crate) fn parse<'s>(source: &'s Source, report: &mut Report) -> Vec<Element<
     }
 }
 
+const STRAY: &str = "this '<' begins no element; write &lt; for the character itself";
+
+/// Whether a `<` has no name behind it.
+fn is_stray(tag: &BytesStart<'_>) -> bool {
+    tag.name().as_ref().is_empty()
+}
+
 /// The roots that are complete, and the elements that are open.
 struct Tree<'s> {
     source: &'s Source,
@@ -167,7 +185,7 @@ struct Tree<'s> {
 
 impl<'s> Tree<'s> {
     /// A start tag whose `<` is at `start`.
-    fn element(&self, tag: &quick_xml::events::BytesStart<'_>, start: usize) -> Element<'s> {
+    fn element(&self, tag: &BytesStart<'_>, start: usize) -> Element<'s> {
         let name = unmask(tag.name().as_ref());
         let name_start = start + 1;
         let mut element = Element::new(
@@ -194,7 +212,7 @@ impl<'s> Tree<'s> {
                     element.attributes.push(Attribute {
                         name: unmask(key),
                         name_span: Span::new(at, at + key.len()),
-                        value: unmask(&unescape(&attribute.value)).trim().to_owned(),
+                        value: unescape(&unmask(&attribute.value)).trim().to_owned(),
                         value_span: Span::new(value_at, value_at + attribute.value.len()),
                     });
                 }

@@ -374,7 +374,7 @@ impl Block for Nats {
 
 impl Nats {
     fn check<W: Walk>(&self, walk: &mut W) {
-        if self.enabled && self.servers.is_empty() {
+        if self.enabled && walk.lacks("server_url") {
             walk.error(
                 "",
                 "<nats> has no <server_url>; write one, such as nats://127.0.0.1:4222, or <enabled>no</enabled>",
