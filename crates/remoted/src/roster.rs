@@ -26,7 +26,7 @@ use std::{
 use muster_config::KeepaliveEvents;
 use muster_proto::{
     agent::{AgentId, AgentStatus, Reason},
-    event::Event,
+    event::{Event, HIGH_ALERT_THRESHOLD, body::KeepaliveType},
     ipc::control::{AgentInfo, Liveness},
     transport::{
         control::{REQUEST_ACK, RequestId, ToAgent},
@@ -35,7 +35,7 @@ use muster_proto::{
 };
 
 use self::{
-    agent::Agent,
+    agent::{Agent, Flapping},
     guard::{Guard, Mass},
     level::{Change, level},
     pulse::Pulse,
@@ -43,7 +43,7 @@ use self::{
     table::Table,
 };
 use crate::{
-    events::{self, KeepaliveEvent, StatusChange},
+    events::{self, StatusChange},
     schedule::{Policy, Probe, Sending},
     slot::{AgentSlot, Millis, News, Protocol, SendError, StartupOutcome},
     store::Row,
@@ -52,6 +52,8 @@ use crate::{
 
 /// Length of the wheel's ticks: how late a time-out may be noticed.
 pub const TICK: Duration = Duration::from_millis(100);
+/// Agents that are looked at in one call, so that news and the store get their turn when a whole fleet is due at once.
+pub const MAX_DUE_AT_ONCE: usize = 10_000;
 /// An agent that was enrolled and did not come within a day is worth a notice.
 const NEVER_CONNECTED_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// After how long an absence is said again.
@@ -159,6 +161,15 @@ muster_service::counters! {
     }
 }
 
+/// The agents that came up in one tick. They are looked at in several goes when there are very many.
+#[derive(Default)]
+struct Round {
+    due: Vec<u32>,
+    next: usize,
+    /// So many of them time out that it is a mass.
+    mass: bool,
+}
+
 /// Who is alive.
 pub struct Roster {
     settings: RosterSettings,
@@ -168,12 +179,14 @@ pub struct Roster {
     guard: Guard,
     active: usize,
     restored: Restored,
-    /// Places whose rows the store does not have yet; each is in it once.
+    /// Places whose status the store does not have yet: they go with the events that tell of it.
+    changed: Vec<u32>,
+    /// Places whose rows the store does not have yet in any other respect; each is in it once.
     dirty: Vec<u32>,
     /// Ids whose rows the store must drop.
     gone: Vec<AgentId>,
     next_request: u32,
-    due: Vec<u32>,
+    round: Round,
     counters: RosterCounters,
 }
 
@@ -190,10 +203,11 @@ impl Roster {
             table: Table::default(),
             active: 0,
             restored: Restored::new(rows),
+            changed: Vec::new(),
             dirty: Vec::new(),
             gone: Vec::new(),
             next_request: seed,
-            due: Vec::new(),
+            round: Round::default(),
             counters: RosterCounters::default(),
         }
     }
@@ -260,24 +274,29 @@ impl Roster {
 
     /// How many rows the store does not have.
     pub fn unstored(&self) -> usize {
-        self.dirty.len() + self.gone.len()
+        self.changed.len() + self.dirty.len() + self.gone.len()
     }
 
-    /// At most `limit` rows that the store does not have, and the ids that it must drop. They count as stored now.
+    /// Rows that the store does not have, and the ids that it must drop; they count as stored now. With the events that
+    /// were made until now they belong into one transaction: every row whose status changed is among them, and at most
+    /// `limit` others.
     pub fn take_rows(&mut self, now: Times, limit: usize) -> (Vec<Row>, Vec<AgentId>) {
         let from = self.dirty.len().saturating_sub(limit);
-        let mut rows = Vec::with_capacity(self.dirty.len() - from);
-        for place in self.dirty.drain(from..) {
-            if let Some(agent) = self.table.get_mut(place).filter(|agent| agent.dirty) {
-                agent.dirty = false;
+        let mut rows = Vec::with_capacity(self.changed.len() + self.dirty.len() - from);
+        for place in self.changed.drain(..).chain(self.dirty.drain(from..)) {
+            if let Some(agent) = self.table.get_mut(place).filter(|agent| agent.changed || agent.dirty) {
+                (agent.changed, agent.dirty) = (false, false);
                 rows.push(agent.row(now));
             }
         }
         (rows, std::mem::take(&mut self.gone))
     }
 
-    /// When [`Roster::on_tick`] has something to do; it must also come every [`pulse::LONGEST_NAP`].
+    /// When [`Roster::on_tick`] has something to do, which may be at once; it must also come every [`pulse::LONGEST_NAP`].
     pub fn next_tick(&self) -> Option<Millis> {
+        if self.round.next < self.round.due.len() {
+            return Some(Millis(1));
+        }
         let wheel = self.wheel.next_tick().map(|tick| Millis(tick.saturating_mul(TICK.as_millis() as u64)));
         [wheel, self.guard.ends()].into_iter().flatten().min()
     }
@@ -325,24 +344,34 @@ impl Roster {
             self.counters.stalls_total.increment();
             tracing::warn!(late_ms = late.as_millis() as u64, "stood still: agents get time to be heard again");
         }
-        let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(tick_of(now.mono), &mut due);
+        if self.round.next == self.round.due.len() {
+            self.begin_round(now, out);
+        }
+        let mut round = std::mem::take(&mut self.round);
+        for place in round.due.iter().skip(round.next).take(MAX_DUE_AT_ONCE) {
+            self.review(*place, now, round.mass, out);
+        }
+        round.next = round.due.len().min(round.next + MAX_DUE_AT_ONCE);
+        self.round = round;
+    }
 
-        let expiring: Vec<Option<IpAddr>> = due
+    fn begin_round(&mut self, now: Times, out: &mut Actions) {
+        self.round.due.clear();
+        self.round.next = 0;
+        self.wheel.advance(tick_of(now.mono), &mut self.round.due);
+        let expiring: Vec<Option<IpAddr>> = self
+            .round
+            .due
             .iter()
             .filter_map(|place| self.table.get(*place))
             .filter(|agent| agent.status == AgentStatus::Active && self.is_silent(agent, now.mono))
             .map(|agent| agent.peer.map(|peer| peer.ip().to_canonical()))
             .collect();
         let mut said = Vec::new();
-        let mass = self.guard.expire(now.mono, self.active, &expiring, &mut said);
+        self.round.mass = self.guard.expire(now.mono, self.active, &expiring, &mut said);
         for mass in &said {
             self.announce(mass, now, out);
         }
-        for place in due.drain(..) {
-            self.review(place, now, mass, out);
-        }
-        self.due = due;
     }
 
     /// What became of a message of [`Actions::sends`].
@@ -358,19 +387,19 @@ impl Roster {
                 agent.schedule.sent_now(now.mono, request);
                 agent.sent_ms = now.wall_ms;
                 agent.sends = agent.sends.wrapping_add(1);
-                (KeepaliveEvent::Sent, interval)
+                (KeepaliveType::KeepaliveSent, interval)
             }
             Err(error) => {
                 self.counters.keepalives_failed_total.increment();
                 tracing::debug!(agent_id = %agent.slot.id, %error, "keepalive not sent");
-                (KeepaliveEvent::Failed, sending.retry)
+                (KeepaliveType::KeepaliveFailed, sending.retry)
             }
         };
         agent.schedule.postpone(now.mono + next);
         let publish = match self.settings.keepalive_events {
             KeepaliveEvents::All => true,
             KeepaliveEvents::Sample(every) => {
-                what == KeepaliveEvent::Failed || agent.sends % every.max(1) == 1 % every.max(1)
+                what == KeepaliveType::KeepaliveFailed || agent.sends % every.max(1) == 1 % every.max(1)
             }
             KeepaliveEvents::Off => false,
         };
@@ -741,14 +770,20 @@ impl Roster {
         }
         agent.level =
             level(&Change { from, to, reason, critical_agent: agent.inventory.is_critical(), mass, escalations: 0 });
-        let change =
-            StatusChange { from, to, reason, missed: agent.missed, level: agent.level, flapping, at_ms };
+        if agent.level >= HIGH_ALERT_THRESHOLD {
+            // Also when it does not flap yet: the first alert of a flapping agent is the one before it did.
+            let alert = agent.may_alert(at_ms);
+            flapping = flapping.map(|flapping| Flapping { alert, ..flapping });
+        }
+        let change = StatusChange { from, to, reason, missed: agent.missed, level: agent.level, flapping, at_ms };
         out.events.push(events::status_change(agent, &change));
         tracing::info!(agent_id = %agent.slot.id, from = %from, to = %to, reason = %reason, "agent's status changed");
         self.counters.status_changes_total.increment();
         self.active += usize::from(to == AgentStatus::Active);
         self.active -= usize::from(from == AgentStatus::Active);
-        self.mark_dirty(place);
+        if !std::mem::replace(&mut agent.changed, true) {
+            self.changed.push(place);
+        }
         self.arm(place);
     }
 

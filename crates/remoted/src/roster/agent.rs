@@ -61,9 +61,28 @@ pub(crate) struct Agent {
     pub(crate) inventory: Arc<Inventory>,
     /// Whether the store has this inventory.
     pub(crate) inventory_stored: bool,
-    /// Whether it is in the list of what the store does not have.
+    /// Whether it is in the list of those whose status the store does not have.
+    pub(crate) changed: bool,
+    /// Whether it is in the list of what else the store does not have.
     pub(crate) dirty: bool,
-    moves: Option<Box<VecDeque<u64>>>,
+    moves: Option<Box<Moves>>,
+}
+
+/// The comings and goings of an agent that has any, in Unix milliseconds.
+#[derive(Default)]
+struct Moves {
+    times: VecDeque<u64>,
+    /// When its absence was last an alert.
+    alerted_ms: Option<u64>,
+}
+
+/// An agent comes and goes too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flapping {
+    /// How often within the window.
+    pub(crate) times: usize,
+    /// Whether this one may still be an alert.
+    pub(crate) alert: bool,
 }
 
 /// What an agent says of itself.
@@ -143,6 +162,7 @@ impl Agent {
             digest: 0,
             inventory: Arc::default(),
             inventory_stored: false,
+            changed: false,
             dirty: false,
             moves: None,
         }
@@ -230,15 +250,25 @@ impl Agent {
         }
     }
 
-    /// It came or went. Gives the number of times that it did within the window, when that makes it flap.
-    pub(crate) fn moved(&mut self, wall_ms: u64) -> Option<usize> {
+    /// It came or went. Says so when that was too often lately.
+    pub(crate) fn moved(&mut self, wall_ms: u64) -> Option<Flapping> {
         let moves = self.moves.get_or_insert_default();
-        moves.retain(|at| at.abs_diff(wall_ms) < FLAPPING_WINDOW_MS);
-        if moves.len() == MAX_MOVES {
-            moves.pop_front();
+        moves.times.retain(|at| at.abs_diff(wall_ms) < FLAPPING_WINDOW_MS);
+        if moves.times.len() == MAX_MOVES {
+            moves.times.pop_front();
         }
-        moves.push_back(wall_ms);
-        (moves.len() >= FLAPPING).then_some(moves.len())
+        moves.times.push_back(wall_ms);
+        (moves.times.len() >= FLAPPING).then_some(Flapping { times: moves.times.len(), alert: false })
+    }
+
+    /// Its absence is to be an alert. Of a flapping agent's, only one in every window is.
+    pub(crate) fn may_alert(&mut self, wall_ms: u64) -> bool {
+        let moves = self.moves.get_or_insert_default();
+        let may = moves.alerted_ms.is_none_or(|at| at.abs_diff(wall_ms) >= FLAPPING_WINDOW_MS);
+        if may {
+            moves.alerted_ms = Some(wall_ms);
+        }
+        may
     }
 
     /// When the last valid message came, in Unix milliseconds; 0 = never.

@@ -15,7 +15,7 @@ fn entry_comes_up_at_its_tick_and_not_before() {
     for distance in [1, 2, 63, 64, 65, 4095, 4096, 4097, 1 << 30, u64::MAX - 7] {
         let mut wheel = Wheel::new(7);
         wheel.arm(3, 7 + distance);
-        assert_eq!(due_at(&mut wheel, 7 + distance - 1), [], "distance {distance}");
+        assert_eq!(due_at(&mut wheel, 7 + distance - 1), [0u32; 0], "distance {distance}");
         assert_eq!(due_at(&mut wheel, 7 + distance), [3], "distance {distance}");
         assert!(wheel.is_empty());
     }
@@ -25,7 +25,7 @@ fn entry_comes_up_at_its_tick_and_not_before() {
 fn tick_that_has_passed_means_the_next_one() {
     let mut wheel = Wheel::new(100);
     wheel.arm(0, 50);
-    assert_eq!(due_at(&mut wheel, 100), []);
+    assert_eq!(due_at(&mut wheel, 100), [0u32; 0]);
     assert_eq!(due_at(&mut wheel, 101), [0]);
 }
 
@@ -35,7 +35,7 @@ fn entry_armed_again_is_due_only_at_the_new_tick() {
     wheel.arm(1, 10);
     wheel.arm(1, 5000);
     assert_eq!(wheel.len(), 1);
-    assert_eq!(due_at(&mut wheel, 4999), []);
+    assert_eq!(due_at(&mut wheel, 4999), [0u32; 0]);
     assert_eq!(due_at(&mut wheel, 5000), [1]);
 }
 
