@@ -4,11 +4,16 @@ use std::{
     env,
     ffi::OsStr,
     fs::{self, File},
+    io::{BufRead, BufReader},
     net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
-    time::Duration,
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc::sync_channel,
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +25,9 @@ use crate::{daemon::Daemon, enroll, wait};
 /// Ports are taken from here: below those that the system gives to outgoing connections.
 const FIRST_PORT: u16 = 20_000;
 const LAST_PORT: u16 = 32_000;
+
+/// Lines of a follower that nobody has looked at yet; beyond them it waits.
+const MAX_LINES: usize = 1024;
 
 /// Time-outs short enough for a test: an agent that has shown a rhythm of half a second is missed after three.
 pub const QUICK_KEEPALIVE: &str = "<manager_keepalive>\
@@ -180,6 +188,42 @@ impl Home {
         all.extend_from_slice(&["--output", "json"]);
         let text = self.control(&all)?;
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// The first event that `muster-control events` shows and `wanted` takes; past ones count.
+    pub fn follow_events(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut command = Command::new(self.program("muster-control"));
+        command
+            .arg("--home")
+            .arg(self.path())
+            .args(["events", "--backlog", "100", "--output", "json"]);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting muster-control")?;
+        let output = child.stdout.take().context("no output")?;
+        let (sender, lines) = sync_channel(MAX_LINES);
+        thread::spawn(move || {
+            // Ends when the process does.
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let deadline = Instant::now() + wait::SOON;
+        let found = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = lines.recv_timeout(left) else { break None };
+            match serde_json::from_str(&line) {
+                Ok(event) if wanted(&event) => break Some(event),
+                _ => {}
+            }
+        };
+        child.kill()?;
+        child.wait()?;
+        found.context("the event was not shown")
     }
 
     /// What `agent list` says of an agent.
