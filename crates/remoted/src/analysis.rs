@@ -42,10 +42,7 @@ mod backlog;
 mod valve;
 
 pub(crate) use self::valve::{CAP, Flow, LONGEST_PAUSE};
-use self::{
-    backlog::Backlog,
-    valve::Valve,
-};
+use self::{backlog::Backlog, valve::Valve};
 use crate::{
     edge::{Gauges, Tallies, Tally},
     slot::{AgentSlot, Millis},
@@ -87,7 +84,11 @@ impl AnalysisTarget {
         } else {
             (paths::ANALYSIS_QUEUE, DatagramLayout::Wazuh)
         };
-        Self { path: home.join(path), layout, wait_file: home.join(WAIT_FILE) }
+        Self {
+            path: home.join(path),
+            layout,
+            wait_file: home.join(WAIT_FILE),
+        }
     }
 }
 
@@ -119,18 +120,15 @@ pub(crate) struct Analysis {
 
 enum Line {
     Up(Rc<UnixDatagram>),
-    Down { was_up: bool },
+    Down {
+        was_up: bool,
+    },
     /// Somebody put the wait file in place.
     Held,
 }
 
 impl Analysis {
-    pub(crate) fn new(
-        target: AnalysisTarget,
-        when_full: WhenFull,
-        tallies: Arc<Tallies>,
-        gauges: Arc<Gauges>,
-    ) -> Self {
+    pub(crate) fn new(target: AnalysisTarget, when_full: WhenFull, tallies: Arc<Tallies>, gauges: Arc<Gauges>) -> Self {
         Self {
             target: Rc::new(target),
             backlog: Backlog::default(),
@@ -226,7 +224,9 @@ impl Analysis {
     }
 
     fn send_all(&mut self, now: Millis) -> Sent {
-        let Line::Up(socket) = &self.line else { return Sent::Blocked };
+        let Line::Up(socket) = &self.line else {
+            return Sent::Blocked;
+        };
         let socket = Rc::clone(socket);
         while !self.backlog.is_empty() {
             let result = socket.try_io(Interest::WRITABLE, || {
@@ -277,7 +277,11 @@ impl Analysis {
     }
 
     fn count_drop(&mut self, events: u64) {
-        let tally = if self.is_down() { Tally::EventsDroppedNoReader } else { Tally::EventsDroppedFull };
+        let tally = if self.is_down() {
+            Tally::EventsDroppedNoReader
+        } else {
+            Tally::EventsDroppedFull
+        };
         self.tallies.add(tally, events);
     }
 

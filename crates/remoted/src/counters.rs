@@ -56,18 +56,27 @@ impl SenderPair {
             Ok(Some(last)) => last,
             Ok(None) => {
                 info!(path = %path.display(), global = unix_seconds, "no sender counter: it begins at the time");
-                Counter { global: unix_seconds, local: 0 }
+                Counter {
+                    global: unix_seconds,
+                    local: 0,
+                }
             }
             Err(error) => {
                 warn!(%error, path = %path.display(), global = unix_seconds, "cannot read the sender counter: it begins at the time");
-                Counter { global: unix_seconds, local: 0 }
+                Counter {
+                    global: unix_seconds,
+                    local: 0,
+                }
             }
         };
         let next = place_behind(last);
         Self {
             next: AtomicU64::new(next),
             reserved: AtomicU64::new(next),
-            file: Mutex::new(SenderFile { inode: inode_of(&path), path }),
+            file: Mutex::new(SenderFile {
+                inode: inode_of(&path),
+                path,
+            }),
             unreserved: AtomicBool::new(false),
         }
     }
@@ -107,7 +116,11 @@ impl SenderPair {
     #[cold]
     fn reserve_for(&self, place: u64) -> Counter {
         let mut file = self.lock();
-        let place = if file.take_replacement(&self.next) { self.next.fetch_add(1, Ordering::Relaxed) } else { place };
+        let place = if file.take_replacement(&self.next) {
+            self.next.fetch_add(1, Ordering::Relaxed)
+        } else {
+            place
+        };
         if place >= self.reserved.load(Ordering::Acquire) {
             self.store(&mut file, place + RESERVED_MESSAGES);
         }
@@ -139,13 +152,23 @@ impl SenderFile {
             return false;
         }
         self.inode = inode;
-        let Ok(Some(found)) = read_counter(&self.path) else { return false };
+        let Ok(Some(found)) = read_counter(&self.path) else {
+            return false;
+        };
         let behind = place_behind(found);
         let before = next.fetch_max(behind, Ordering::Relaxed);
         if behind > before {
-            info!(global = found.global, local = found.local, "another sender counter was put in place: going on above it");
+            info!(
+                global = found.global,
+                local = found.local,
+                "another sender counter was put in place: going on above it"
+            );
         } else {
-            warn!(global = found.global, local = found.local, "the sender counter put in place is lower: agents would not hear us, so it is not taken");
+            warn!(
+                global = found.global,
+                local = found.local,
+                "the sender counter put in place is lower: agents would not hear us, so it is not taken"
+            );
         }
         true
     }
@@ -172,7 +195,12 @@ pub(crate) fn read_counter(path: &Path) -> io::Result<Option<Counter>> {
 
 /// Writes a counter file in place, and gives back its inode.
 pub(crate) fn write_counter(path: &Path, counter: Counter, durability: Durability) -> io::Result<u64> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(path)?;
     let text = counter.to_rids();
     file.write_all_at(text.as_bytes(), 0)?;
     let metadata = file.metadata()?;

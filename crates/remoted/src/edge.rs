@@ -54,16 +54,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-pub use self::{
-    sockets::{BindError, Listening, Sockets},
-    tally::{Gauges, Tallies, Tally},
-};
 use self::{
     courier::{COMMAND_QUEUE, Command, WorkerCourier},
     outgoing::Outgoing,
     sockets::WorkerSockets,
     strangers::{Bounds, Strangers},
     worker::{Common, Parts, Worker},
+};
+pub use self::{
+    sockets::{BindError, Listening, Sockets},
+    tally::{Gauges, Tallies, Tally},
 };
 use crate::{
     analysis::{Analysis, AnalysisTarget, CAP, drain},
@@ -135,11 +135,20 @@ pub struct Edge {
 impl Edge {
     /// Reads the key file, tells the roster, and starts to talk to agents.
     pub fn start(parts: EdgeParts<'_>) -> Result<Self, StartError> {
-        let EdgeParts { home, settings, sockets, news, key_requests, unix_seconds } = parts;
+        let EdgeParts {
+            home,
+            settings,
+            sockets,
+            news,
+            key_requests,
+            unix_seconds,
+        } = parts;
         let options = &settings.internal.remoted;
         let rids = home.join(paths::RIDS);
-        std::fs::create_dir_all(&rids)
-            .map_err(|source| StartError::Directory { path: rids.display().to_string(), source })?;
+        std::fs::create_dir_all(&rids).map_err(|source| StartError::Directory {
+            path: rids.display().to_string(),
+            source,
+        })?;
         let sender = Arc::new(SenderPair::open(&rids, unix_seconds));
         let (keeper, keeper_thread) = Keeper::start(&rids, Arc::clone(&sender), options.keyupdate_interval)
             .map_err(|error| StartError::Thread("keeper of counters", error))?;
@@ -151,13 +160,22 @@ impl Edge {
         let (tables, table) = watch::channel(Arc::clone(source.table()));
 
         let listening = sockets.listening().to_vec();
-        let (senders, receivers): (Vec<_>, Vec<_>) =
-            sockets.workers.iter().map(|_| mpsc::channel::<Command>(COMMAND_QUEUE)).unzip();
-        let common = Arc::new(Common { connections: AtomicUsize::new(0), workers: senders, key_requests });
+        let (senders, receivers): (Vec<_>, Vec<_>) = sockets
+            .workers
+            .iter()
+            .map(|_| mpsc::channel::<Command>(COMMAND_QUEUE))
+            .unzip();
+        let common = Arc::new(Common {
+            connections: AtomicUsize::new(0),
+            workers: senders,
+            key_requests,
+        });
         let analysis = AnalysisTarget::new(home, settings.muster.layout);
         let stop = CancellationToken::new();
         let mut edge = Self {
-            courier: Arc::new(WorkerCourier { common: Arc::clone(&common) }),
+            courier: Arc::new(WorkerCourier {
+                common: Arc::clone(&common),
+            }),
             keys: KeyWatcher::start(source, options.keyupdate_interval, tables, news.clone())
                 .map_err(|error| StartError::Thread("key watcher", error))?,
             tables: table.clone(),
@@ -201,7 +219,9 @@ impl Edge {
             edge.threads.push(thread);
         }
         for _ in 0..edge.threads.len() {
-            let outcome = ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker has ended")));
+            let outcome = ready
+                .recv()
+                .unwrap_or_else(|_| Err(io::Error::other("a worker has ended")));
             outcome.map_err(|error| StartError::Thread("worker", error))?;
         }
         Ok(edge)
@@ -229,7 +249,10 @@ impl Edge {
 
     /// Everything counted, by metric.
     pub fn counters(&self) -> Vec<(String, u64)> {
-        Tally::ALL.into_iter().map(|tally| (tally.metric().to_owned(), self.count(tally))).collect()
+        Tally::ALL
+            .into_iter()
+            .map(|tally| (tally.metric().to_owned(), self.count(tally)))
+            .collect()
     }
 
     /// One count, over all workers.
@@ -245,7 +268,11 @@ impl Edge {
     /// Queues with a bound.
     pub fn queues(&self) -> Vec<QueueStatus> {
         let waiting: usize = self.workers.iter().map(|(_, gauges)| gauges.analysis_bytes()).sum();
-        let dropped = [Tally::EventsDroppedFull, Tally::EventsDroppedNoReader, Tally::EventsDroppedTooLong];
+        let dropped = [
+            Tally::EventsDroppedFull,
+            Tally::EventsDroppedNoReader,
+            Tally::EventsDroppedTooLong,
+        ];
         let commands = &self.courier.common.workers;
         vec![
             QueueStatus {
@@ -257,7 +284,10 @@ impl Edge {
             },
             QueueStatus {
                 name: "to_agents".to_owned(),
-                used: commands.iter().map(|queue| (queue.max_capacity() - queue.capacity()) as u64).sum(),
+                used: commands
+                    .iter()
+                    .map(|queue| (queue.max_capacity() - queue.capacity()) as u64)
+                    .sum(),
                 capacity: commands.iter().map(|queue| queue.max_capacity() as u64).sum(),
                 unit: "messages".to_owned(),
                 dropped: self.count(Tally::CommandsFailed),
@@ -272,7 +302,10 @@ impl Edge {
             degraded.push(format!("nobody takes events at {}", self.analysis.path.display()));
         }
         if self.sender.is_unreserved() {
-            degraded.push(format!("cannot write {}/sender_counter: after a crash OSSEC agents may not hear us", paths::RIDS));
+            degraded.push(format!(
+                "cannot write {}/sender_counter: after a crash OSSEC agents may not hear us",
+                paths::RIDS
+            ));
         }
         degraded
     }
@@ -308,13 +341,23 @@ impl Drop for Edge {
 }
 
 fn rules_of(settings: &Settings) -> Vec<Rules> {
-    let verify = if settings.internal.remoted.verify_msg_id { Verify::All } else { Verify::Ossec };
-    settings.secure_remotes().map(|remote| Rules::new(remote, settings.muster.manager_version, verify)).collect()
+    let verify = if settings.internal.remoted.verify_msg_id {
+        Verify::All
+    } else {
+        Verify::Ossec
+    };
+    settings
+        .secure_remotes()
+        .map(|remote| Rules::new(remote, settings.muster.manager_version, verify))
+        .collect()
 }
 
 /// There is one way to the analysis daemon, so one answer to its being slow: to wait, if any block says so.
 fn when_full_of(settings: &Settings) -> WhenFull {
-    if settings.secure_remotes().any(|remote| remote.when_full == WhenFull::Block) {
+    if settings
+        .secure_remotes()
+        .any(|remote| remote.when_full == WhenFull::Block)
+    {
         WhenFull::Block
     } else {
         WhenFull::Drop
@@ -343,10 +386,16 @@ impl Limits {
             strangers: Bounds {
                 total: share(limits().map(|limits| limits.max_unidentified).sum::<usize>().min(fits)),
                 per_address: share(
-                    limits().map(|limits| limits.max_unidentified_per_address).max().unwrap_or(usize::MAX),
+                    limits()
+                        .map(|limits| limits.max_unidentified_per_address)
+                        .max()
+                        .unwrap_or(usize::MAX),
                 ),
             },
-            identify: limits().map(|limits| limits.identify_timeout).max().unwrap_or(Duration::from_secs(60)),
+            identify: limits()
+                .map(|limits| limits.identify_timeout)
+                .max()
+                .unwrap_or(Duration::from_secs(60)),
         }
     }
 }
@@ -425,7 +474,12 @@ impl Seed {
             spawn_local(udp::serve(Rc::clone(&worker), socket, number, block));
         }
         for (listener, block) in listeners {
-            spawn_local(tcp::accept(Rc::clone(&worker), listener, block, self.limits.connections));
+            spawn_local(tcp::accept(
+                Rc::clone(&worker),
+                listener,
+                block,
+                self.limits.connections,
+            ));
         }
         Ok(worker)
     }

@@ -158,7 +158,10 @@ mod tests {
     fn what_was_heard_and_the_route_survive_a_changed_key_but_not_a_changed_address() {
         let (first, _) = table(&KeyTable::default(), "001 a any k1\n");
         let peer: SocketAddr = "127.0.0.1:7".parse().unwrap();
-        let route = Route::Tcp { connection: ConnectionId::new(0, 1), peer };
+        let route = Route::Tcp {
+            connection: ConnectionId::new(0, 1),
+            peer,
+        };
         first.by_id("001").unwrap().hear(Millis(9));
         first.by_id("001").unwrap().bind(route);
 
@@ -178,7 +181,10 @@ mod tests {
             "001 a any k\n002 b 127.0.0.2 k\n003 c 127.0.0.2 k\n004 d 10.0.0.0/8 k\n005 e ::1 k\n",
         );
         assert_eq!(table.by_host("127.0.0.2".parse().unwrap()).unwrap().id.as_str(), "002");
-        assert_eq!(table.by_host("::ffff:127.0.0.2".parse().unwrap()).unwrap().id.as_str(), "002");
+        assert_eq!(
+            table.by_host("::ffff:127.0.0.2".parse().unwrap()).unwrap().id.as_str(),
+            "002"
+        );
         assert_eq!(table.by_host("::1".parse().unwrap()).unwrap().id.as_str(), "005");
         assert!(table.by_host("10.0.0.0".parse().unwrap()).is_none());
         assert!(table.by_id("1").is_none());

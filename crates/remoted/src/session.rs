@@ -249,20 +249,22 @@ impl Cause {
 
 impl<'p> Refusal<'p> {
     fn silent(cause: Cause) -> Self {
-        Self { cause, key_request: None }
+        Self {
+            cause,
+            key_request: None,
+        }
     }
 
     fn asking(cause: Cause, key_request: KeyRequest<'p>) -> Self {
-        Self { cause, key_request: Some(key_request) }
+        Self {
+            cause,
+            key_request: Some(key_request),
+        }
     }
 }
 
 /// Finds the agent that a message says it is from.
-pub fn identify<'t, 'p>(
-    table: &'t KeyTable,
-    source: IpAddr,
-    packet: &'p [u8],
-) -> Result<Sender<'t, 'p>, Refusal<'p>> {
+pub fn identify<'t, 'p>(table: &'t KeyTable, source: IpAddr, packet: &'p [u8]) -> Result<Sender<'t, 'p>, Refusal<'p>> {
     if envelope::is_ping(packet) {
         return Ok(Sender::Ping);
     }
@@ -273,15 +275,25 @@ pub fn identify<'t, 'p>(
     })?;
     let Some(id) = envelope.id else {
         let named = KeyRequest::Address(source);
-        let slot = table.by_host(source).ok_or(Refusal::asking(Cause::UnknownAddress, named))?;
-        return Ok(Sender::Agent { slot, named, sealed: envelope.sealed });
+        let slot = table
+            .by_host(source)
+            .ok_or(Refusal::asking(Cause::UnknownAddress, named))?;
+        return Ok(Sender::Agent {
+            slot,
+            named,
+            sealed: envelope.sealed,
+        });
     };
     let named = KeyRequest::Id(id);
     let slot = table.by_id(id).ok_or(Refusal::asking(Cause::UnknownId, named))?;
     if !slot.address.matches(source) {
         return Err(Refusal::asking(Cause::WrongSource, named));
     }
-    Ok(Sender::Agent { slot, named, sealed: envelope.sealed })
+    Ok(Sender::Agent {
+        slot,
+        named,
+        sealed: envelope.sealed,
+    })
 }
 
 /// Who speaks for an agent, seen from a connection or datagram.
@@ -297,7 +309,9 @@ pub enum Ownership {
 
 /// Whether another TCP connection speaks for the agent.
 pub fn ownership(slot: &AgentSlot, origin: &Origin, now: Millis, rules: &Rules) -> Ownership {
-    let Some(owner) = slot.owner() else { return Ownership::Free };
+    let Some(owner) = slot.owner() else {
+        return Ownership::Free;
+    };
     if origin.connection() == Some(owner) {
         return Ownership::Free;
     }

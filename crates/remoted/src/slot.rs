@@ -22,7 +22,11 @@ use muster_proto::{
     agent::{AgentId, AgentStatus},
     keys::{address::RegisteredAddress, cipher::CipherKeys, file::KeyEntry},
     local::{Layout, analysis::Source},
-    transport::{counter::Counter, envelope::CryptoForm, keepalive::{Family, Keepalive}},
+    transport::{
+        counter::Counter,
+        envelope::CryptoForm,
+        keepalive::{Family, Keepalive},
+    },
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -59,7 +63,10 @@ impl Add<Duration> for Millis {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -211,8 +218,10 @@ impl AgentSlot {
     pub fn succeed(entry: &KeyEntry, old: &Self) -> Self {
         let new = Self::new(entry);
         new.status.store(old.status.load(Ordering::Relaxed), Ordering::Relaxed);
-        new.received.store(old.received.load(Ordering::Relaxed), Ordering::Relaxed);
-        new.received_loaded.store(old.received_loaded.load(Ordering::Relaxed), Ordering::Relaxed);
+        new.received
+            .store(old.received.load(Ordering::Relaxed), Ordering::Relaxed);
+        new.received_loaded
+            .store(old.received_loaded.load(Ordering::Relaxed), Ordering::Relaxed);
         if new.address.text() == old.address.text() {
             new.heard.store(old.heard.load(Ordering::Relaxed), Ordering::Relaxed);
             new.form.store(old.form.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -346,7 +355,8 @@ impl AgentSlot {
 
     /// How the analysis daemon is told whose event it is. The layout is that of the home, always the same.
     pub(crate) fn source(&self, layout: Layout) -> &Source {
-        self.source.get_or_init(|| Source::new(layout, &self.id, &self.name, &self.address))
+        self.source
+            .get_or_init(|| Source::new(layout, &self.id, &self.name, &self.address))
     }
 
     /// Counts an event, for the list of top talkers.

@@ -37,7 +37,10 @@ pub(crate) struct Valve {
 
 impl Valve {
     pub(crate) fn new(when_full: WhenFull) -> Self {
-        Self { when_full, full_since: None }
+        Self {
+            when_full,
+            full_since: None,
+        }
     }
 
     /// The queue holds so many bytes now. Says whether the senders that wait may go on.
@@ -63,7 +66,11 @@ impl Valve {
     /// Whether one more event may wait. A sender that can be paused is taken at its word up to the cap while it is
     /// being paused; one that cannot, and everybody once the pause is over, only up to the high mark.
     pub(crate) fn admits(&self, bytes: usize, can_wait: bool, now: Millis) -> bool {
-        let limit = if can_wait && self.flow(now) != Flow::Open { CAP } else { HIGH_MARK };
+        let limit = if can_wait && self.flow(now) != Flow::Open {
+            CAP
+        } else {
+            HIGH_MARK
+        };
         bytes < limit
     }
 

@@ -42,7 +42,10 @@ impl Keeper {
         look_every: Duration,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (queue, orders) = sync_channel(QUEUE);
-        let keeper = Self { directory: directory.to_owned(), queue };
+        let keeper = Self {
+            directory: directory.to_owned(),
+            queue,
+        };
         let directory = directory.to_owned();
         let thread = std::thread::Builder::new()
             .name("counters".to_owned())
@@ -89,7 +92,9 @@ fn keep(directory: &Path, orders: &Receiver<Order>, sender: &SenderPair, look_ev
 }
 
 fn write(directory: &Path, slot: &AgentSlot) {
-    let (Some(counter), Some(path)) = (slot.received_unwritten(), file_of(directory, slot)) else { return };
+    let (Some(counter), Some(path)) = (slot.received_unwritten(), file_of(directory, slot)) else {
+        return;
+    };
     match write_counter(&path, counter, Durability::Cached) {
         Ok(_) => slot.received_written(counter),
         Err(error) => debug!(%error, path = %path.display(), "cannot write an agent's counter"),
@@ -99,6 +104,9 @@ fn write(directory: &Path, slot: &AgentSlot) {
 /// Ids come from the key file and may be any text; one that is no plain file name has no file.
 fn file_of(directory: &Path, slot: &AgentSlot) -> Option<PathBuf> {
     let id = slot.id.as_str();
-    let plain = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    let plain = !id.is_empty()
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
     (plain && id != super::SENDER_FILE).then(|| directory.join(id))
 }

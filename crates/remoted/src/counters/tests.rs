@@ -42,7 +42,10 @@ fn after_a_stop_nothing_is_skipped() {
     let last = pair.next();
     pair.close();
     assert_eq!(file(&home), last.to_rids());
-    assert_eq!(SenderPair::open(home.path(), 1).next(), SenderCounter::resume(last).next());
+    assert_eq!(
+        SenderPair::open(home.path(), 1).next(),
+        SenderCounter::resume(last).next()
+    );
 }
 
 #[test]
@@ -52,7 +55,13 @@ fn lost_or_broken_file_begins_at_the_time() {
         if let Some(text) = text {
             fs::write(home.path().join(SENDER_FILE), text).unwrap();
         }
-        assert_eq!(SenderPair::open(home.path(), 1_800_000_000).next(), Counter { global: 1_800_000_000, local: 1 });
+        assert_eq!(
+            SenderPair::open(home.path(), 1_800_000_000).next(),
+            Counter {
+                global: 1_800_000_000,
+                local: 1
+            }
+        );
     }
 }
 
@@ -77,9 +86,21 @@ fn file_renamed_in_is_taken_when_it_is_higher_only() {
         pair.look_for_another_file();
     };
     replace("7000:9995:");
-    assert_eq!(pair.next(), Counter { global: 7000, local: 9996 });
+    assert_eq!(
+        pair.next(),
+        Counter {
+            global: 7000,
+            local: 9996
+        }
+    );
     replace("3:3:");
-    assert_eq!(pair.next(), Counter { global: 7000, local: 9997 });
+    assert_eq!(
+        pair.next(),
+        Counter {
+            global: 7000,
+            local: 9997
+        }
+    );
 }
 
 #[test]
@@ -87,7 +108,9 @@ fn workers_never_get_the_same_pair() {
     let home = home();
     let pair = SenderPair::open(home.path(), 100);
     let mut all: Vec<Counter> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..60_000).map(|_| pair.next()).collect::<Vec<_>>())).collect();
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| (0..60_000).map(|_| pair.next()).collect::<Vec<_>>()))
+            .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     all.sort_unstable();

@@ -17,11 +17,19 @@ pub(crate) const COMMAND_QUEUE: usize = 8192;
 /// What a worker is asked to do.
 pub(crate) enum Command {
     /// Send a payload to an agent.
-    Send { slot: Arc<AgentSlot>, route: Route, payload: Box<[u8]> },
+    Send {
+        slot: Arc<AgentSlot>,
+        route: Route,
+        payload: Box<[u8]>,
+    },
     /// Close a connection.
     Close(ConnectionId),
     /// Give the analysis daemon a line of ours about an agent.
-    OwnLine { slot: Arc<AgentSlot>, location: &'static str, text: Box<str> },
+    OwnLine {
+        slot: Arc<AgentSlot>,
+        location: &'static str,
+        text: Box<str>,
+    },
 }
 
 /// How the roster reaches agents.
@@ -35,7 +43,11 @@ impl Courier for WorkerCourier {
             return Err(SendError::TooLong);
         }
         let route = slot.route().ok_or(SendError::NoRoute)?;
-        let command = Command::Send { slot: Arc::clone(slot), route, payload: payload.into() };
+        let command = Command::Send {
+            slot: Arc::clone(slot),
+            route,
+            payload: payload.into(),
+        };
         self.command(route.worker(), command)
     }
 }
@@ -44,7 +56,14 @@ impl WorkerCourier {
     /// Any worker will do, but one agent's lines keep their order at one worker.
     pub(crate) fn own_line(&self, slot: &Arc<AgentSlot>, location: &'static str, text: &str) -> Result<(), SendError> {
         let worker = slot.route().map_or(0, |route| route.worker());
-        self.command(worker, Command::OwnLine { slot: Arc::clone(slot), location, text: text.into() })
+        self.command(
+            worker,
+            Command::OwnLine {
+                slot: Arc::clone(slot),
+                location,
+                text: text.into(),
+            },
+        )
     }
 
     fn command(&self, worker: usize, command: Command) -> Result<(), SendError> {

@@ -88,8 +88,19 @@ impl Outgoing {
     }
 
     pub(crate) fn open(&mut self, connection: ConnectionId, half: OwnedWriteHalf, now: Millis) {
-        let way = Rc::new(Way { half, waiting: RefCell::default(), flushing: Cell::new(false) });
-        self.connections.insert(connection, Entry { way, accepted: now, identified: false });
+        let way = Rc::new(Way {
+            half,
+            waiting: RefCell::default(),
+            flushing: Cell::new(false),
+        });
+        self.connections.insert(
+            connection,
+            Entry {
+                way,
+                accepted: now,
+                identified: false,
+            },
+        );
     }
 
     /// The connection has proved a key.
@@ -264,7 +275,12 @@ impl Entropy {
             let _ = getrandom::fill(&mut self.pool);
             self.used = 0;
         }
-        let taken = self.pool.get(self.used..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N]);
+        let taken = self
+            .pool
+            .get(self.used..)
+            .and_then(|rest| rest.first_chunk())
+            .copied()
+            .unwrap_or([0; N]);
         self.used += N;
         taken
     }

@@ -104,7 +104,11 @@ mod tests {
     #[test]
     fn announced_length_over_the_limit_is_refused_before_anything_is_kept() {
         let mut pieces = Pieces::default();
-        assert!(pieces.feed::<()>(&[1, 0, 1, 0, 7], |_| ControlFlow::Continue(())).is_err());
+        assert!(
+            pieces
+                .feed::<()>(&[1, 0, 1, 0, 7], |_| ControlFlow::Continue(()))
+                .is_err()
+        );
         assert_eq!(pieces.kept.capacity(), 0);
     }
 

@@ -78,8 +78,10 @@ impl Sockets {
     pub fn bind(settings: &Settings, workers: usize) -> Result<Self, BindError> {
         // While there may still be the right to do so.
         raise_descriptor_limit(settings.internal.remoted.rlimit_nofile);
-        let mut sockets =
-            Self { workers: (0..workers.max(1)).map(|_| WorkerSockets::default()).collect(), listening: Vec::new() };
+        let mut sockets = Self {
+            workers: (0..workers.max(1)).map(|_| WorkerSockets::default()).collect(),
+            listening: Vec::new(),
+        };
         for (block, remote) in settings.secure_remotes().enumerate() {
             let address = SocketAddr::new(listen_ip(remote), remote.port);
             if remote.protocols.tcp {
@@ -105,15 +107,25 @@ impl Sockets {
         options: &RemotedInternal,
     ) -> Result<(), BindError> {
         let wanted = address;
-        let failed = |source| BindError { protocol, address: wanted, source };
+        let failed = |source| BindError {
+            protocol,
+            address: wanted,
+            source,
+        };
         refuse_a_shared_port(protocol, address).map_err(failed)?;
         for worker in &mut self.workers {
             let socket = bound(protocol, address, options).map_err(failed)?;
             // Port 0 is chosen once, for all of them.
             address = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
             match protocol {
-                Protocol::Tcp => worker.tcp.push(Bound { socket: socket.into(), block }),
-                Protocol::Udp => worker.udp.push(Bound { socket: socket.into(), block }),
+                Protocol::Tcp => worker.tcp.push(Bound {
+                    socket: socket.into(),
+                    block,
+                }),
+                Protocol::Udp => worker.udp.push(Bound {
+                    socket: socket.into(),
+                    block,
+                }),
             }
         }
         self.listening.push(Listening { protocol, address });
@@ -123,7 +135,9 @@ impl Sockets {
 
 /// Raises the limit of open files to what is wanted, or as far as we may. Gives back what holds then.
 pub(crate) fn raise_descriptor_limit(wanted: u64) -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 1024;
+    };
     if soft >= wanted {
         return soft;
     }
@@ -132,7 +146,11 @@ pub(crate) fn raise_descriptor_limit(wanted: u64) -> u64 {
         return wanted;
     }
     let most = hard.min(wanted);
-    if setrlimit(Resource::RLIMIT_NOFILE, most, hard).is_ok() { most } else { soft }
+    if setrlimit(Resource::RLIMIT_NOFILE, most, hard).is_ok() {
+        most
+    } else {
+        soft
+    }
 }
 
 fn listen_ip(remote: &Remote) -> IpAddr {
@@ -210,13 +228,18 @@ mod tests {
             protocols: muster_config::Protocols { tcp: true, udp: true },
             ..Remote::default()
         };
-        Settings { remotes: vec![remote], ..Settings::default() }
+        Settings {
+            remotes: vec![remote],
+            ..Settings::default()
+        }
     }
 
     #[test]
     fn all_workers_share_one_port() {
         let sockets = Sockets::bind(&settings(0), 3).unwrap();
-        let [tcp, udp] = sockets.listening() else { panic!("two carriers") };
+        let [tcp, udp] = sockets.listening() else {
+            panic!("two carriers")
+        };
         for worker in &sockets.workers {
             assert_eq!(worker.tcp[0].socket.local_addr().unwrap(), tcp.address);
             assert_eq!(worker.udp[0].socket.local_addr().unwrap(), udp.address);

@@ -28,7 +28,12 @@ pub(crate) struct Strangers {
 
 impl Strangers {
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self { bounds, by_age: BTreeMap::new(), by_address: BTreeSet::new(), counts: HashMap::new() }
+        Self {
+            bounds,
+            by_age: BTreeMap::new(),
+            by_address: BTreeSet::new(),
+            counts: HashMap::new(),
+        }
     }
 
     /// Takes a new connection in. Gives back the one that must be closed for it, which is no longer counted.
@@ -91,7 +96,10 @@ mod tests {
 
     #[test]
     fn address_with_too_many_loses_its_own_oldest() {
-        let mut strangers = Strangers::new(Bounds { total: 100, per_address: 2 });
+        let mut strangers = Strangers::new(Bounds {
+            total: 100,
+            per_address: 2,
+        });
         assert_eq!(strangers.admit(ip(9), connection(1)), None);
         assert_eq!(strangers.admit(ip(1), connection(2)), None);
         assert_eq!(strangers.admit(ip(1), connection(3)), None);
@@ -101,7 +109,10 @@ mod tests {
 
     #[test]
     fn when_all_are_too_many_the_oldest_of_all_goes() {
-        let mut strangers = Strangers::new(Bounds { total: 2, per_address: 2 });
+        let mut strangers = Strangers::new(Bounds {
+            total: 2,
+            per_address: 2,
+        });
         strangers.admit(ip(1), connection(1));
         strangers.admit(ip(2), connection(2));
         assert_eq!(strangers.admit(ip(3), connection(3)), Some((connection(1), ip(1))));
@@ -110,7 +121,10 @@ mod tests {
 
     #[test]
     fn who_proved_a_key_is_no_stranger_any_more() {
-        let mut strangers = Strangers::new(Bounds { total: 2, per_address: 1 });
+        let mut strangers = Strangers::new(Bounds {
+            total: 2,
+            per_address: 1,
+        });
         strangers.admit(ip(1), connection(1));
         strangers.forget(ip(1), connection(1));
         strangers.forget(ip(1), connection(1));

@@ -101,7 +101,11 @@ pub(crate) async fn close_the_unidentified(worker: Shared, limit: Duration) {
         let mut worker = worker.borrow_mut();
         let now = Millis::now();
         while let Some((oldest, ip)) = worker.strangers.oldest() {
-            if worker.outgoing.accepted(oldest).is_some_and(|accepted| now.since(accepted) < limit) {
+            if worker
+                .outgoing
+                .accepted(oldest)
+                .is_some_and(|accepted| now.since(accepted) < limit)
+            {
                 break;
             }
             worker.tallies.count(Tally::ConnectionsUnidentified);
@@ -144,7 +148,12 @@ struct Connection {
 }
 
 async fn serve(shared: Shared, read: OwnedReadHalf, memory: Memory, peer: SocketAddr, block: usize) {
-    let origin = Origin { route: Route::Tcp { connection: memory.id, peer } };
+    let origin = Origin {
+        route: Route::Tcp {
+            connection: memory.id,
+            peer,
+        },
+    };
     let mut connection = Connection {
         read,
         pieces: Pieces::default(),
@@ -195,7 +204,11 @@ impl Connection {
         if self.memory.brings_events && self.patience == Patience::Left && worker.analysis.flow(now) != Flow::Open {
             return Poll::Ready(Turn::Pause);
         }
-        let length = if worker.analysis.is_full() { READ_LEN_WHEN_FULL } else { READ_LEN };
+        let length = if worker.analysis.is_full() {
+            READ_LEN_WHEN_FULL
+        } else {
+            READ_LEN
+        };
         let mut scratch = std::mem::take(&mut worker.scratch);
         let mut buffer = ReadBuf::new(scratch.get_mut(..length).unwrap_or_default());
         let polled = Pin::new(&mut self.read).poll_read(context, &mut buffer);
@@ -224,8 +237,16 @@ impl Connection {
     }
 
     fn handle(&mut self, worker: &mut Worker, read: &[u8], now: Millis, next: Turn) -> Turn {
-        let Self { pieces, memory, origin, block, .. } = self;
-        let fed = pieces.feed(read, |message| worker.handle(origin, *block, Some(memory), message, now));
+        let Self {
+            pieces,
+            memory,
+            origin,
+            block,
+            ..
+        } = self;
+        let fed = pieces.feed(read, |message| {
+            worker.handle(origin, *block, Some(memory), message, now)
+        });
         match fed {
             Ok(ControlFlow::Continue(())) => {
                 if self.may_keep_pieces(worker) {

@@ -41,7 +41,9 @@ pub(crate) async fn serve(worker: Shared, socket: Rc<UdpSocket>, number: usize, 
             return;
         }
         let mut envelopes: Envelopes = [None; BATCH];
-        let read = socket.try_io(Interest::READABLE, || receive(&socket, &mut headers, &mut buffer, &mut envelopes));
+        let read = socket.try_io(Interest::READABLE, || {
+            receive(&socket, &mut headers, &mut buffer, &mut envelopes)
+        });
         match read {
             Ok(count) => {
                 handle(&worker, &buffer, &envelopes, number, block);
@@ -64,7 +66,13 @@ fn receive(
 ) -> io::Result<usize> {
     let mut pieces = buffer.chunks_exact_mut(MAX_MESSAGE_LEN);
     let mut slices: [_; BATCH] = array::from_fn(|_| [IoSliceMut::new(pieces.next().unwrap_or_default())]);
-    let received = recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+    let received = recvmmsg(
+        socket.as_raw_fd(),
+        headers,
+        slices.iter_mut(),
+        MsgFlags::MSG_DONTWAIT,
+        None,
+    )?;
     let mut count = 0;
     for (envelope, message) in envelopes.iter_mut().zip(received) {
         *envelope = message.address.and_then(peer_of).map(|peer| (peer, message.bytes));
@@ -90,7 +98,13 @@ fn handle(worker: &Shared, buffer: &[u8], envelopes: &Envelopes, socket: usize, 
         if datagram.is_empty() {
             continue;
         }
-        let origin = Origin { route: Route::Udp { worker: worker.index, socket, peer: *peer } };
+        let origin = Origin {
+            route: Route::Udp {
+                worker: worker.index,
+                socket,
+                peer: *peer,
+            },
+        };
         match worker.handle(&origin, block, None, datagram, now) {
             ControlFlow::Continue(()) | ControlFlow::Break(Stop::Close | Stop::Tell(_)) => {}
         }

@@ -188,7 +188,9 @@ impl Worker {
         now: Millis,
     ) -> ControlFlow<Stop> {
         self.tallies.count(Tally::MessagesReceived);
-        let Some(rules) = self.rules.get(block) else { return ControlFlow::Break(Stop::Close) };
+        let Some(rules) = self.rules.get(block) else {
+            return ControlFlow::Break(Stop::Close);
+        };
         let (slot, named, sealed) = match identify(&self.table, plain_ip(origin.peer().ip()), packet) {
             Ok(Sender::Agent { slot, named, sealed }) => (slot, named, sealed),
             Ok(Sender::Ping) => {
@@ -208,7 +210,9 @@ impl Worker {
             }
         };
         let keeper = &self.keeper;
-        let admitted = admit(slot, (opened.form, opened.counter), named, ownership, rules, |slot| keeper.load(slot));
+        let admitted = admit(slot, (opened.form, opened.counter), named, ownership, rules, |slot| {
+            keeper.load(slot)
+        });
         if let Err(refusal) = admitted {
             return self.refuse(origin, Some(slot), refusal);
         }
@@ -236,7 +240,11 @@ impl Worker {
                 self.outgoing.identified(memory.id);
                 self.stranger_bytes -= std::mem::take(&mut memory.kept_as_stranger);
             }
-            if !memory.speaker.as_ref().is_some_and(|speaker| Arc::ptr_eq(speaker, slot)) {
+            if !memory
+                .speaker
+                .as_ref()
+                .is_some_and(|speaker| Arc::ptr_eq(speaker, slot))
+            {
                 memory.speaker = Some(Arc::clone(slot));
             }
         }
@@ -327,7 +335,10 @@ impl Worker {
         let mut news = Vec::new();
         for (slot, farewell) in &memory.bound {
             // After a reload another slot may stand for the agent, and be bound to this connection still.
-            let current = self.table.by_id(slot.id.as_str()).filter(|current| !Arc::ptr_eq(current, slot));
+            let current = self
+                .table
+                .by_id(slot.id.as_str())
+                .filter(|current| !Arc::ptr_eq(current, slot));
             let peer = slot.route().map(|route| route.peer());
             let mut lost = slot.unbind(memory.id);
             if let Some(current) = current {
@@ -338,7 +349,11 @@ impl Worker {
                 && *farewell == Farewell::NotSaid
                 && let Some(peer) = peer
             {
-                news.push(News::ConnectionLost { slot: Arc::clone(current.unwrap_or(slot)), at: now, peer });
+                news.push(News::ConnectionLost {
+                    slot: Arc::clone(current.unwrap_or(slot)),
+                    at: now,
+                    peer,
+                });
             }
         }
         news

@@ -65,7 +65,12 @@ pub struct KeySource {
 impl KeySource {
     /// The file at `path`, not yet read.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), signature: None, table: Arc::default(), last_failure: None }
+        Self {
+            path: path.to_owned(),
+            signature: None,
+            table: Arc::default(),
+            last_failure: None,
+        }
     }
 
     /// The latest snapshot.
@@ -109,7 +114,10 @@ impl KeySource {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "compared with the signature of a file that may never have been read")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "compared with the signature of a file that may never have been read"
+)]
 fn signature(metadata: &std::fs::Metadata) -> Option<Signature> {
     Some(Signature {
         modified: (metadata.mtime(), metadata.mtime_nsec()),
@@ -131,7 +139,10 @@ impl KeyWatcher {
         let thread = std::thread::Builder::new()
             .name("keys".to_owned())
             .spawn(move || watch_file(source, interval, &inbox, &tables, &news))?;
-        Ok(Self { orders, thread: Some(thread) })
+        Ok(Self {
+            orders,
+            thread: Some(thread),
+        })
     }
 
     /// The file was written: look at it now.
@@ -165,7 +176,9 @@ fn watch_file(
         }
         let begun = Instant::now();
         next_look = begun + interval;
-        let Some(changes) = source.look().filter(|changes| !changes.is_empty()) else { continue };
+        let Some(changes) = source.look().filter(|changes| !changes.is_empty()) else {
+            continue;
+        };
         info!(
             agents = source.table().len(),
             added = changes.added.len(),
@@ -206,7 +219,11 @@ fn wait(orders: &Receiver<Order>, until: Instant) -> Waited {
 
 impl From<Changes> for News {
     fn from(changes: Changes) -> Self {
-        Self::KeysReloaded { added: changes.added, changed: changes.changed, removed: changes.removed }
+        Self::KeysReloaded {
+            added: changes.added,
+            changed: changes.changed,
+            removed: changes.removed,
+        }
     }
 }
 
@@ -222,7 +239,9 @@ mod tests {
 
     impl Home {
         fn new() -> Self {
-            Self { directory: tempfile::tempdir().unwrap() }
+            Self {
+                directory: tempfile::tempdir().unwrap(),
+            }
         }
 
         fn path(&self) -> PathBuf {
@@ -280,12 +299,21 @@ mod tests {
 
         home.write("001 a any k\n002 b any k\n");
         watcher.look_now();
-        let Some(News::KeysReloaded { added, changed, removed }) = inbox.blocking_recv() else { panic!("reload") };
+        let Some(News::KeysReloaded {
+            added,
+            changed,
+            removed,
+        }) = inbox.blocking_recv()
+        else {
+            panic!("reload")
+        };
         assert_eq!((added.len(), changed.len(), removed.len()), (1, 0, 0));
         // Announced while the watcher rests after the first reading.
         home.write("002 b any k\n");
         watcher.look_now();
-        let Some(News::KeysReloaded { removed, .. }) = inbox.blocking_recv() else { panic!("reload") };
+        let Some(News::KeysReloaded { removed, .. }) = inbox.blocking_recv() else {
+            panic!("reload")
+        };
         assert_eq!(removed.len(), 1);
         watcher.stop();
         assert_eq!(table.borrow().len(), 1);

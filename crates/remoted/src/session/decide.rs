@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use muster_proto::transport::{
-    control::{
-        FromAgent, HIGHER_VERSION, NO_VERSION, StartupVerdict, ToAgent, is_control, startup_verdict,
-    },
+    control::{FromAgent, HIGHER_VERSION, NO_VERSION, StartupVerdict, ToAgent, is_control, startup_verdict},
     keepalive::Keepalive,
 };
 
@@ -81,16 +79,28 @@ pub fn decide<'p>(
             tally: Tally::Events,
         };
     }
-    let bound = |reply, news, tally| Decision { binding: Binding::Bind, reply, news, event: None, tally };
+    let bound = |reply, news, tally| Decision {
+        binding: Binding::Bind,
+        reply,
+        news,
+        event: None,
+        tally,
+    };
     match FromAgent::parse(payload) {
         Some(FromAgent::Startup(text)) => {
             let verdict = startup_verdict(&text, &rules.manager_version.to_string(), rules.allow_higher_versions);
             let (reply, outcome) = match verdict {
                 StartupVerdict::Accepted { version } => (Reply::Ack, StartupOutcome::Accepted { version }),
-                StartupVerdict::Higher { version } => (Reply::HigherVersion, StartupOutcome::RefusedVersion { version }),
+                StartupVerdict::Higher { version } => {
+                    (Reply::HigherVersion, StartupOutcome::RefusedVersion { version })
+                }
                 StartupVerdict::NoVersion => (Reply::NoVersion, StartupOutcome::NoVersion),
             };
-            let tally = if reply == Reply::Ack { Tally::Startups } else { Tally::StartupsRefused };
+            let tally = if reply == Reply::Ack {
+                Tally::Startups
+            } else {
+                Tally::StartupsRefused
+            };
             let news = News::Startup {
                 slot: Arc::clone(slot),
                 at: now,
@@ -115,7 +125,10 @@ pub fn decide<'p>(
         Some(FromAgent::Shutdown) => Decision {
             binding: Binding::Goodbye,
             reply: None,
-            news: Some(News::Shutdown { slot: Arc::clone(slot), at: now }),
+            news: Some(News::Shutdown {
+                slot: Arc::clone(slot),
+                at: now,
+            }),
             event: None,
             tally: Tally::Shutdowns,
         },
