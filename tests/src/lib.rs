@@ -11,5 +11,6 @@ pub mod enroll;
 pub mod home;
 pub mod live;
 pub mod nats;
+pub mod swarm;
 pub mod wait;
 pub mod wire;

@@ -1,0 +1,96 @@
+//! The simulated fleet, driven over its standard input as an operator or a demo does.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::home::Home;
+
+/// Lines that nobody has looked at yet; beyond them the fleet waits.
+const MAX_LINES: usize = 1024;
+
+/// A running fleet; it is killed when dropped.
+pub struct Swarm {
+    child: Child,
+    orders: ChildStdin,
+    lines: Receiver<Value>,
+}
+
+impl Swarm {
+    /// Starts a fleet that enrolls in a home and connects to it.
+    pub fn start(home: &Home, options: &[&str]) -> Result<Self> {
+        let mut command = Command::new(home.program("muster-swarm"));
+        command
+            .args(["--enroll", &format!("127.0.0.1:{}", home.enroll_port())])
+            .args(["--connect", &format!("127.0.0.1:{}", home.port())])
+            .args(["--output", "json"])
+            .args(options);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting muster-swarm")?;
+        let orders = child.stdin.take().context("no standard input")?;
+        let output = child.stdout.take().context("no standard output")?;
+        let (sender, lines) = sync_channel(MAX_LINES);
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if serde_json::from_str(&line).is_ok_and(|line| sender.send(line).is_err()) {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, orders, lines })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives an order.
+    pub fn order(&mut self, order: &str) -> Result<()> {
+        writeln!(self.orders, "{order}").context("the fleet has ended")
+    }
+
+    /// Waits for a line of this kind; others are passed over.
+    pub fn line(&mut self, event: &str, patience: Duration) -> Result<Value> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) if line["event"] == event => return Ok(line),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => bail!("the fleet did not say `{event}`"),
+                Err(RecvTimeoutError::Disconnected) => bail!("the fleet ended before it said `{event}`"),
+            }
+        }
+    }
+
+    /// Tells everybody to say goodbye; the account.
+    pub fn stop(mut self, patience: Duration) -> Result<Value> {
+        self.order("stop")?;
+        let account = self.line("account", patience)?;
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("the fleet ended with {status}");
+        }
+        Ok(account)
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
