@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use muster_service::exit::FAILED;
+use muster_service::{background::READY, exit::FAILED};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -66,7 +66,7 @@ async fn ready(child: &mut Child) -> anyhow::Result<Outcome> {
     if let Some(stdout) = child.stdout.take() {
         let mut lines = BufReader::new(stdout).lines();
         while let Some(said) = lines.next_line().await? {
-            if said == "ready" {
+            if said == READY {
                 return Ok(Outcome::Ready);
             }
         }

@@ -68,6 +68,7 @@
 //! }
 //! ```
 
+pub mod background;
 pub mod client;
 pub mod clock;
 pub mod command_line;

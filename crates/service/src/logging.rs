@@ -12,10 +12,13 @@ use std::{
 };
 
 use jiff::Zoned;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    fmt::{self, MakeWriter, format::Writer, time::FormatTime},
+    fmt::{self, FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer, time::FormatTime},
     layer::SubscriberExt,
+    registry::LookupSpan,
     util::SubscriberInitExt,
 };
 
@@ -33,6 +36,8 @@ pub(crate) struct Logging<'a> {
     pub(crate) format: LogFormat,
     pub(crate) file: Option<&'a Path>,
     pub(crate) owner: Option<&'a Identity>,
+    /// The stock name, when lines shall look like those of its neighbours in `logs/ossec.log`.
+    pub(crate) stock_name: Option<&'a str>,
 }
 
 /// Installs the subscriber of this process. A second call changes nothing.
@@ -53,13 +58,19 @@ pub(crate) fn install(logging: &Logging<'_>) -> io::Result<()> {
             .with_timer(LocalTime)
             .with_writer(output)
             .boxed(),
-        // The journal knows the time itself.
-        LogFormat::Text if to_journal => fmt::layer().without_time().with_ansi(false).with_writer(output).boxed(),
-        LogFormat::Text => fmt::layer()
-            .with_timer(LocalTime)
-            .with_ansi(colour)
-            .with_writer(output)
-            .boxed(),
+        LogFormat::Text => match logging.stock_name {
+            Some(name) => fmt::layer()
+                .event_format(StockFormat(name.to_owned()))
+                .with_writer(output)
+                .boxed(),
+            // The journal knows the time itself.
+            None if to_journal => fmt::layer().without_time().with_ansi(false).with_writer(output).boxed(),
+            None => fmt::layer()
+                .with_timer(LocalTime)
+                .with_ansi(colour)
+                .with_writer(output)
+                .boxed(),
+        },
     };
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter(logging.debug)));
     // Fails only when there is one already, which is then as good.
@@ -73,6 +84,19 @@ pub fn reopen() {
     if let Err(error) = file.reopen() {
         tracing::error!(%error, path = %file.path.display(), "cannot reopen the log file, writing on to the old one");
     }
+}
+
+/// From now on standard output goes nowhere and standard error into the log file, if there is one: whoever waits for
+/// either to be closed shall not wait for as long as the daemon runs.
+pub(crate) fn leave_terminal() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    match FILE.get() {
+        Some(file) => dup2_stderr(&*file.file.lock().unwrap_or_else(PoisonError::into_inner))?,
+        None => dup2_stderr(&null)?,
+    }
+    Ok(())
 }
 
 fn filter(debug: u8) -> EnvFilter {
@@ -91,6 +115,37 @@ struct LocalTime;
 impl FormatTime for LocalTime {
     fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
         write!(writer, "{}", Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))
+    }
+}
+
+/// `2026/11/21 09:02:00 wazuh-remoted: INFO: message field=value`
+struct StockFormat(String);
+
+impl<S, N> FormatEvent<S, N> for StockFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "ERROR",
+            Level::WARN => "WARNING",
+            Level::INFO => "INFO",
+            Level::DEBUG | Level::TRACE => "DEBUG",
+        };
+        write!(
+            writer,
+            "{} {}: {level}: ",
+            Zoned::now().strftime("%Y/%m/%d %H:%M:%S"),
+            self.0
+        )?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
     }
 }
 
@@ -129,8 +184,10 @@ struct LogFile {
 
 impl LogFile {
     fn open(path: &Path, owner: Option<&Identity>) -> io::Result<Self> {
+        // A file that is there may belong to several daemons, and stays theirs.
+        let exists = path.exists();
         let file = append_to(path)?;
-        if let Some(owner) = owner {
+        if let Some(owner) = owner.filter(|_| !exists) {
             fchown(&file, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))?;
         }
         Ok(Self {

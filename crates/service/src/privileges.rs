@@ -57,47 +57,88 @@ pub struct Identity {
     pub name: String,
 }
 
+impl Identity {
+    fn of(user: User) -> Self {
+        Self {
+            uid: user.uid,
+            gid: user.gid,
+            name: user.name,
+        }
+    }
+}
+
+/// Whom a daemon becomes unless it is told, by the name that it was started under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preferred {
+    /// The first of these users that exists.
+    users: Vec<String>,
+    /// Together with this group, if it exists.
+    group: &'static str,
+}
+
+impl Preferred {
+    /// `muster-<daemon>` of the group `muster`; under a stock name, the stock user and group.
+    pub fn of(program: &str, daemon: &str) -> Self {
+        let (users, group) = match program.split_once('-') {
+            Some(("wazuh", _)) => (vec!["wazuh".to_owned()], "wazuh"),
+            Some(("ossec", "remoted")) => (vec!["ossecr".to_owned(), "ossec".to_owned()], "ossec"),
+            Some(("ossec", _)) => (vec!["ossec".to_owned()], "ossec"),
+            _ => (vec![format!("muster-{daemon}")], "muster"),
+        };
+        Self { users, group }
+    }
+}
+
 /// Whom a daemon becomes, or `None` when it stays who it is.
 ///
-/// Not as root: nobody else can be asked for. As root: the user asked for, else `muster-<daemon>`, else the owner of the
-/// home; if that is root too, it stays root and says so. The group is the one asked for, else `muster` for users of
-/// ours, else the user's own.
+/// Not as root: nobody else can be asked for. As root: the user asked for, else the preferred one, else the owner of the
+/// home; if that is root too, it stays root and says so. The group is the one asked for, else the preferred one for a
+/// preferred user, else the user's own.
 pub fn choose(
-    daemon: &str,
+    preferred: &Preferred,
     user: Option<&str>,
     group: Option<&str>,
     home: &Path,
 ) -> Result<Option<Identity>, PrivilegeError> {
-    let chosen = match user {
+    let asked_for = match user {
         Some(name) => Some(user_named(name)?.ok_or_else(|| PrivilegeError::NoSuchUser(name.to_owned()))?),
-        None => user_named(&format!("muster-{daemon}"))?,
+        None => None,
     };
     if !geteuid().is_root() {
-        return match (user, chosen) {
-            (Some(name), Some(chosen)) if chosen.uid != geteuid() => Err(PrivilegeError::NotRoot(name.to_owned())),
+        return match asked_for {
+            Some(user) if user.uid != geteuid() => Err(PrivilegeError::NotRoot(user.name)),
             _ => Ok(None),
         };
     }
-    let ours = user.is_none() && chosen.is_some();
-    let mut identity = match chosen {
-        Some(user) => Identity {
-            uid: user.uid,
-            gid: user.gid,
-            name: user.name,
+    let mut identity = match asked_for {
+        Some(user) => Identity::of(user),
+        None => match first_of(preferred)? {
+            Some(identity) => identity,
+            None => owner(home)?,
         },
-        None => owner(home)?,
     };
     if let Some(name) = group {
         identity.gid = group_named(name)?
             .ok_or_else(|| PrivilegeError::NoSuchGroup(name.to_owned()))?
             .gid;
-    } else if ours && let Some(group) = group_named("muster")? {
-        identity.gid = group.gid;
     }
     if identity.uid.is_root() {
         return Ok(None);
     }
     Ok(Some(identity))
+}
+
+fn first_of(preferred: &Preferred) -> Result<Option<Identity>, PrivilegeError> {
+    for name in &preferred.users {
+        if let Some(user) = user_named(name)? {
+            let mut identity = Identity::of(user);
+            if let Some(group) = group_named(preferred.group)? {
+                identity.gid = group.gid;
+            }
+            return Ok(Some(identity));
+        }
+    }
+    Ok(None)
 }
 
 /// Becomes that identity, irrevocably: groups, group, capabilities that could come back, user, no new privileges. Then
@@ -187,9 +228,28 @@ fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, PrivilegeE
 mod tests {
     use super::*;
 
+    fn nobody() -> Preferred {
+        Preferred::of("muster-no-such-daemon", "no-such-daemon")
+    }
+
+    #[test]
+    fn stock_names_prefer_stock_users() {
+        let users = |program| Preferred::of(program, "remoted").users;
+        assert_eq!(users("muster-remoted"), ["muster-remoted"]);
+        assert_eq!(users("wazuh-remoted"), ["wazuh"]);
+        assert_eq!(users("ossec-remoted"), ["ossecr", "ossec"]);
+        assert_eq!(users("ossec-authd"), ["ossec"]);
+    }
+
     #[test]
     fn unknown_user_is_an_error_that_names_the_cure() {
-        let error = choose("x", Some("no-such-user-here"), None, Path::new("/")).expect_err("is an error");
+        let error = choose(
+            &Preferred::of("muster-x", "x"),
+            Some("no-such-user-here"),
+            None,
+            Path::new("/"),
+        )
+        .expect_err("is an error");
         assert_eq!(
             error.to_string(),
             "there is no user no-such-user-here; create it or name another with --user"
@@ -198,10 +258,7 @@ mod tests {
 
     #[test]
     fn home_owned_by_root_leaves_root_and_everybody_else_alone() {
-        assert_eq!(
-            choose("no-such-daemon", None, None, Path::new("/")).expect("chosen"),
-            None
-        );
+        assert_eq!(choose(&nobody(), None, None, Path::new("/")).expect("chosen"), None);
     }
 
     #[test]
@@ -211,7 +268,7 @@ mod tests {
         }
         let home = tempfile::tempdir().expect("directory");
         std::os::unix::fs::chown(home.path(), Some(12_345), Some(12_346)).expect("chown");
-        let identity = choose("no-such-daemon", None, None, home.path())
+        let identity = choose(&nobody(), None, None, home.path())
             .expect("chosen")
             .expect("somebody");
         assert_eq!((identity.uid.as_raw(), identity.gid.as_raw()), (12_345, 12_346));

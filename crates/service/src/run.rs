@@ -11,6 +11,7 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    background::READY,
     control::{self, Handler, StatusSource},
     exit::{DONE, FAILED},
     logging, notify,
@@ -145,7 +146,11 @@ impl Startup {
 /// Whoever started us detached waits for this line. That it went away meanwhile does not matter.
 fn tell_starter() {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
+    let _ = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
+    drop(stdout);
+    if let Err(error) = logging::leave_terminal() {
+        tracing::warn!(%error, "cannot leave the terminal");
+    }
 }
 
 async fn until_end(running: &mut Running, signals: &mut Signals) -> u8 {

@@ -18,11 +18,12 @@ use nix::{
 };
 
 use crate::{
+    background,
     command_line::{self, Common, HOME_VARIABLE, Program},
     exit::{BAD_CONFIG, DONE, Exit, NOT_PERMITTED},
     logging::{self, Logging},
     pid_file::InstanceLock,
-    privileges::{self, Identity},
+    privileges::{self, Identity, Preferred},
     sandbox::{self, FileAccess},
     socket::{self, Bound, Inherited, Permissions},
 };
@@ -67,6 +68,9 @@ impl Startup {
     pub fn begin(daemon: &'static str, common: &Common) -> anyhow::Result<Self> {
         umask(Mode::from_bits_truncate(UMASK));
         let program = Program::of(&env::args_os().next().unwrap_or_default(), daemon);
+        if background::is_wanted(&program, common) {
+            return Err(background::rerun(&program, common)?.into());
+        }
         let stock_home = program.stock_home.as_deref();
         let home = command_line::home(common.home.as_deref(), stock_home, env::var_os(HOME_VARIABLE))?;
         // The configuration and the log file may be named relative to where the operator is.
@@ -89,15 +93,17 @@ impl Startup {
         if common.detached {
             setsid().context("starting a session")?;
         }
-        let identity = privileges::choose(daemon, common.user.as_deref(), common.group.as_deref(), &home)
+        let preferred = Preferred::of(&program.name, daemon);
+        let identity = privileges::choose(&preferred, common.user.as_deref(), common.group.as_deref(), &home)
             .map_err(|error| anyhow::Error::new(error).context(Exit::new(NOT_PERMITTED, "choosing a user")))?;
         make_shared_directories(&home).context("making the directories that daemons share")?;
         let log_file = common.log_file.as_ref().map(|file| log_file(file.as_deref(), daemon));
         logging::install(&Logging {
-            debug: common.debug,
+            debug: common.debug.max(configured_debug(daemon, &loaded.settings)),
             format: common.log_format,
             file: log_file.as_deref(),
             owner: identity.as_ref(),
+            stock_name: program.is_stock().then_some(program.name.as_str()),
         })
         .context("opening the log file")?;
         for warning in &loaded.warnings {
@@ -251,6 +257,19 @@ impl Reloader {
 /// A file named on the command line: relative to where the operator is if it is there, else to the home.
 fn from_here_or_home(file: &Path, home: &Path) -> PathBuf {
     file.canonicalize().unwrap_or_else(|_| home.join(file))
+}
+
+/// `<daemon>.debug` of the internal options.
+fn configured_debug(daemon: &str, settings: &Settings) -> u8 {
+    let levels = &settings.internal.debug;
+    match daemon {
+        "authd" => levels.authd,
+        "remoted" => levels.remoted,
+        "natsd" => levels.natsd,
+        "keypolld" => levels.keypolld,
+        "agentlessd" => levels.agentlessd,
+        _ => 0,
+    }
 }
 
 fn log_file(argument: Option<&Path>, daemon: &str) -> PathBuf {

@@ -18,17 +18,27 @@ use muster_service::{
     Common, FileAccess, Reloader, Startup,
     client::Client,
     control::{Handler, StatusSource},
-    exit, pid_file,
+    exit, pid_file, sandbox,
 };
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, geteuid},
+    unistd::{Pid, User, geteuid},
 };
 
 /// The arguments of the daemon, one a line. Tests see it unset.
 const ARGUMENTS: &str = "EXAMPLED_ARGUMENTS";
 /// A path that the daemon tries to read after it has dropped its rights; the outcome is in its status.
 const FORBIDDEN: &str = "EXAMPLED_FORBIDDEN";
+
+/// Makes the test program run the daemon and print nothing in front of what the daemon says.
+const HARNESS: [&str; 6] = [
+    "--exact",
+    "exampled",
+    "--nocapture",
+    "--test-threads=1",
+    "--quiet",
+    "--",
+];
 
 #[derive(Parser)]
 struct Cli {
@@ -71,7 +81,10 @@ fn exampled() {
     let Some(arguments) = env::var(ARGUMENTS).ok() else {
         return;
     };
-    let cli = Cli::parse_from(std::iter::once("muster-exampled").chain(arguments.lines()));
+    // What a daemon adds to its own arguments when it goes into the background stands behind the test program's.
+    let added = env::args().skip_while(|argument| argument != "--").skip(1);
+    let arguments = arguments.lines().map(str::to_owned).chain(added);
+    let cli = Cli::parse_from(std::iter::once("muster-exampled".to_owned()).chain(arguments));
     let code = exit::report("muster-exampled", daemon(&cli));
     let number = (0..=u8::MAX).find(|number| ExitCode::from(*number) == code);
     std::process::exit(number.map_or(1, i32::from));
@@ -110,7 +123,7 @@ impl Home {
     fn command(&self, arguments: &[&str]) -> Command {
         let home = self.0.path().to_str().expect("text");
         let mut command = Command::new(env::current_exe().expect("own program"));
-        command.args(["--exact", "exampled", "--nocapture", "--test-threads=1"]);
+        command.args(HARNESS);
         command.env(ARGUMENTS, [&["--home", home], arguments].concat().join("\n"));
         command
             .stdin(Stdio::null())
@@ -304,7 +317,7 @@ fn hang_up_reopens_the_log_and_survives_a_bad_configuration() {
 
 #[test]
 fn only_listed_files_are_within_reach() {
-    if !landlock_is_there() {
+    if !sandbox::is_supported() {
         return;
     }
     let (home, other) = (Home::new(), tempfile::NamedTempFile::new().expect("file"));
@@ -344,6 +357,67 @@ fn started_as_root_it_becomes_the_owner_of_the_home_for_good() {
     assert!(running.stop().success());
 }
 
+#[test]
+fn under_a_stock_name_it_goes_into_the_background_with_stock_manners() {
+    let home = Home::new();
+    fs::create_dir(home.path("bin")).expect("created");
+    let program = home.path("bin/ossec-exampled");
+    std::os::unix::fs::symlink(env::current_exe().expect("own program"), &program).expect("linked");
+    // As root, and on a host that has the stock users, it would become one of them.
+    let user = User::from_uid(geteuid()).expect("read").expect("known").name;
+    let output = Command::new(&program)
+        .args(HARNESS)
+        .env(ARGUMENTS, format!("--user\n{user}"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it closes what it was started with");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status = home.status();
+    let running = Background(status.pid);
+    let pid_file = home.path("var/run").join(format!("ossec-exampled-{}.pid", status.pid));
+    assert_eq!(
+        fs::read_to_string(pid_file).expect("pid file"),
+        format!("{}\n", status.pid)
+    );
+    let name = fs::read_to_string(format!("/proc/{}/comm", status.pid)).expect("process");
+    assert!(name.contains("ossec"), "stock scripts look for it: {name}");
+    let log = fs::read_to_string(home.path("logs/ossec.log")).expect("log");
+    assert!(
+        log.lines()
+            .any(|line| line.contains(" ossec-exampled: INFO: ossec-exampled is ready")),
+        "{log}"
+    );
+    drop(running);
+}
+
+#[test]
+fn under_a_stock_name_a_failed_start_is_told_to_the_script() {
+    let home = Home::new();
+    fs::create_dir(home.path("bin")).expect("created");
+    let program = home.path("bin/wazuh-exampled");
+    std::os::unix::fs::symlink(env::current_exe().expect("own program"), &program).expect("linked");
+    fs::write(home.path("etc/ossec.conf"), "<ossec_config>").expect("written");
+    // As root, and on a host that has the stock users, it would become one of them.
+    let user = User::from_uid(geteuid()).expect("read").expect("known").name;
+    let output = Command::new(&program)
+        .args(HARNESS)
+        .env(ARGUMENTS, format!("--user\n{user}"))
+        .output()
+        .expect("ran");
+    assert_eq!(output.status.code(), Some(i32::from(exit::BAD_CONFIG)));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("etc/ossec.conf"));
+}
+
+/// A process that is not our child.
+struct Background(u32);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.cast_signed()), Signal::SIGTERM);
+        wait_for(|| (!pid_file::is_alive(self.0)).then_some(()));
+    }
+}
+
 /// For what only the file system tells.
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -354,14 +428,4 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
         assert!(std::time::Instant::now() < deadline, "waited in vain");
         std::thread::yield_now();
     }
-}
-
-fn landlock_is_there() -> bool {
-    use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
-
-    let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    strict
-        .handle_access(AccessFs::from_all(ABI::V1))
-        .and_then(|ruleset| ruleset.create())
-        .is_ok()
 }
