@@ -1,2 +1,21 @@
-//! Placeholder.
-fn main() {}
+//! `muster-remoted`: see [`muster_remoted`].
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use muster_proto::paths;
+use muster_remoted::{cli::Cli, daemon, edge::Sockets};
+use muster_service::{FileAccess, Startup, exit};
+
+fn main() -> ExitCode {
+    exit::report("muster-remoted", start(&Cli::parse()))
+}
+
+fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let mut startup = Startup::begin("remoted", &cli.common)?;
+    let control = startup.control_socket()?;
+    let sockets = Sockets::bind(&startup.settings, cli.workers())?;
+    daemon::own_files(&startup)?;
+    startup.drop_privileges(FileAccess::new().write([paths::RIDS, "queue/db", "queue/ossec"]))?;
+    startup.run(async move |running| daemon::start(running, control, sockets).await)
+}

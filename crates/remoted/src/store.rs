@@ -72,7 +72,9 @@ pub enum StoreError {
     #[error("{0}: outbox failed")]
     Outbox(PathBuf, #[source] outbox::OutboxError),
     /// A newer release wrote it.
-    #[error("{path} was written by a newer release (layout {found}, this one knows {SCHEMA_VERSION}); upgrade, or move it away to begin anew")]
+    #[error(
+        "{path} was written by a newer release (layout {found}, this one knows {SCHEMA_VERSION}); upgrade, or move it away to begin anew"
+    )]
     Newer {
         /// Which file.
         path: PathBuf,
@@ -122,7 +124,10 @@ impl Store {
             {
                 let aside = move_aside(path).map_err(|error| StoreError::MoveAside(path.to_owned(), error))?;
                 tracing::error!(%error, path = %path.display(), moved_to = %aside.display(), "store of agents is broken: beginning anew");
-                Ok(Opened { moved_aside: Some(aside), ..Self::open_as_it_is(path)? })
+                Ok(Opened {
+                    moved_aside: Some(aside),
+                    ..Self::open_as_it_is(path)?
+                })
             }
             opened => opened,
         }
@@ -133,12 +138,23 @@ impl Store {
         let database = Connection::open(path).map_err(failed)?;
         let found = prepare(&database).map_err(failed)?;
         if found > SCHEMA_VERSION {
-            return Err(StoreError::Newer { path: path.to_owned(), found });
+            return Err(StoreError::Newer {
+                path: path.to_owned(),
+                found,
+            });
         }
         outbox::create(&database).map_err(|error| StoreError::Outbox(path.to_owned(), error))?;
         let (rows, places) = load(&database).map_err(failed)?;
-        let store = Self { database, path: path.to_owned(), places };
-        Ok(Opened { store, rows, moved_aside: None })
+        let store = Self {
+            database,
+            path: path.to_owned(),
+            places,
+        };
+        Ok(Opened {
+            store,
+            rows,
+            moved_aside: None,
+        })
     }
 
     /// Writes a batch: all of it or nothing.
@@ -153,13 +169,21 @@ impl Store {
         // An event must be on the disk before anybody hears of it; that an agent was heard need not be.
         let durable = if batch.events.is_empty() { "NORMAL" } else { "FULL" };
         self.database.pragma_update(None, "synchronous", durable)?;
-        let transaction = self.database.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let transaction = self
+            .database
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut learned = Vec::new();
         for id in &batch.gone {
-            transaction.prepare_cached("DELETE FROM agent WHERE id = ?1")?.execute([id.as_str()])?;
+            transaction
+                .prepare_cached("DELETE FROM agent WHERE id = ?1")?
+                .execute([id.as_str()])?;
         }
         for row in &batch.rows {
-            let known = self.places.get(&row.id).copied().filter(|_| !batch.gone.contains(&row.id));
+            let known = self
+                .places
+                .get(&row.id)
+                .copied()
+                .filter(|_| !batch.gone.contains(&row.id));
             let place = write_agent(&transaction, row, known)?;
             write_liveness(&transaction, place, &row.liveness)?;
             if known.is_none() {
@@ -201,14 +225,18 @@ fn prepare(database: &Connection) -> rusqlite::Result<i32> {
     database.set_prepared_statement_cache_capacity(32);
     let found = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found == 0 {
-        database.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
+        database.execute_batch(&format!(
+            "BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        ))?;
     }
     Ok(found)
 }
 
 fn load(database: &Connection) -> rusqlite::Result<(Vec<Row>, HashMap<AgentId, i64>)> {
-    let mut statement = database
-        .prepare(&format!("SELECT {}, place FROM agent JOIN liveness USING (place)", row::COLUMNS))?;
+    let mut statement = database.prepare(&format!(
+        "SELECT {}, place FROM agent JOIN liveness USING (place)",
+        row::COLUMNS
+    ))?;
     let mut found = statement.query([])?;
     let (mut rows, mut places) = (Vec::new(), HashMap::new());
     while let Some(sql) = found.next()? {
@@ -231,7 +259,9 @@ fn write_agent(transaction: &Transaction<'_>, row: &Row, known: Option<i64>) -> 
     match (&row.inventory, known) {
         (None, Some(place)) => Ok(place),
         (None, None) => transaction
-            .prepare_cached("INSERT INTO agent (id, name) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET name = ?2 RETURNING place")?
+            .prepare_cached(
+                "INSERT INTO agent (id, name) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET name = ?2 RETURNING place",
+            )?
             .query_row(params![row.id.as_str(), row.name], |row| row.get(0)),
         (Some(inventory), _) => transaction
             .prepare_cached(
@@ -286,7 +316,10 @@ fn time(ms: u64) -> i64 {
 }
 
 fn is_broken(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
 }
 
 /// Renames the database and what belongs to it; the outbox's sender must not run yet.

@@ -72,7 +72,10 @@ pub(super) struct Details {
 
 impl Details {
     pub(super) fn json(inventory: &Inventory) -> String {
-        let details = Self { os: inventory.os.clone(), labels: inventory.labels.clone() };
+        let details = Self {
+            os: inventory.os.clone(),
+            labels: inventory.labels.clone(),
+        };
         serde_json::to_string(&details).unwrap_or_default()
     }
 }
@@ -83,7 +86,12 @@ pub(super) const COLUMNS: &str = "agent.id, name, version, merged_sum, config_su
      protocol, form";
 
 pub(super) fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
-    let details: Details = row.get_ref(6)?.as_str().ok().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+    let details: Details = row
+        .get_ref(6)?
+        .as_str()
+        .ok()
+        .and_then(|json| serde_json::from_str(json).ok())
+        .unwrap_or_default();
     let inventory = Inventory {
         version: row.get(2)?,
         os: details.os,
@@ -121,7 +129,9 @@ fn status(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<AgentStatus> {
     (0..4)
         .filter_map(AgentStatus::from_code)
         .find(|status| status.as_str() == word)
-        .ok_or_else(|| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("no status: {word}").into()))
+        .ok_or_else(|| {
+            rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("no status: {word}").into())
+        })
 }
 
 fn time(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<u64> {
@@ -129,5 +139,7 @@ fn time(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<u64> {
 }
 
 fn protocol(word: &str) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.as_str() == word)
+    [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|protocol| protocol.as_str() == word)
 }

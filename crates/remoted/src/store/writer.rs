@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc::{self, Permit};
+use tokio::sync::mpsc::{self, OwnedPermit};
 
 use super::{Batch, Store, StoreError};
 
@@ -48,12 +48,17 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || write_all(store, inbox, &status, &written))?;
-        Ok(Self { batches, shared, thread })
+        Ok(Self {
+            batches,
+            shared,
+            thread,
+        })
     }
 
     /// Waits for room; `None` when the thread is gone.
-    pub async fn room(&self) -> Option<Permit<'_, Batch>> {
-        self.batches.reserve().await.ok()
+    pub fn room(&self) -> impl Future<Output = Option<OwnedPermit<Batch>>> + use<> {
+        let batches = self.batches.clone();
+        async { batches.reserve_owned().await.ok() }
     }
 
     /// A handle for whoever only wants to know how it goes.
@@ -82,7 +87,11 @@ fn write_all(
             report(status, &error);
             // While the daemon runs, time heals: somebody makes room on the disk. When it ends there is none.
             if inbox.is_closed() {
-                tracing::error!(rows = batch.rows.len(), events = batch.events.len(), "not stored at the end");
+                tracing::error!(
+                    rows = batch.rows.len(),
+                    events = batch.events.len(),
+                    "not stored at the end"
+                );
                 return;
             }
             thread::park_timeout(RETRY_AFTER);

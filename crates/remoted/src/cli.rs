@@ -1,0 +1,43 @@
+//! The command line.
+
+use clap::Parser;
+use muster_service::Common;
+
+/// speaks to the agents and knows who is alive
+///
+/// Agents connect to the ports of the <remote> blocks of etc/ossec.conf. Their events go to the analysis daemon's
+/// socket; whether they are there is kept in queue/db/agents.db and told to muster-natsd.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "muster-remoted", version)]
+pub struct Cli {
+    /// What every daemon takes.
+    #[command(flatten)]
+    pub common: Common,
+
+    /// threads that talk to agents [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+}
+
+impl Cli {
+    /// How many workers there are to be.
+    pub fn workers(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.workers.map_or_else(processors, usize::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["muster-remoted", "--home", "/h", "--workers", "3"]).expect("parses");
+        assert_eq!(cli.workers(), 3);
+        assert!(Cli::try_parse_from(["muster-remoted", "--workers", "0"]).is_err());
+    }
+}

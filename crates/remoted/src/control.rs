@@ -1,0 +1,137 @@
+//! What remoted answers on `queue/muster/remoted.ctl`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_config::Settings;
+use muster_proto::ipc::control::{DaemonStatus, Request, Response};
+use muster_service::{
+    Reloader,
+    control::{Answer, Handler, StatusSource},
+    ipc::Peer,
+    outbox::Sender,
+};
+
+use crate::{
+    desk::{Window, times},
+    edge::Edge,
+    options,
+};
+
+/// The largest page of agents: with everything that an agent can report, still within a frame.
+const MAX_PAGE: u32 = 200;
+
+/// The handler.
+pub struct Control {
+    /// The common part of the status.
+    pub status: StatusSource,
+    /// Reads the configuration again.
+    pub reloader: Reloader,
+    /// The configuration in force, as it was read last.
+    pub settings: Mutex<Arc<Settings>>,
+    /// The roster.
+    pub window: Window,
+    /// The network.
+    pub edge: Arc<Mutex<Edge>>,
+    /// The way to natsd.
+    pub outbox: Sender,
+    /// The manager's name where no other is set.
+    pub host: String,
+    /// What went wrong at the start and goes on to matter.
+    pub complaints: Vec<String>,
+}
+
+impl Handler for Control {
+    async fn status(&self) -> DaemonStatus {
+        let mut status = self.status.status();
+        status.degraded.clone_from(&self.complaints);
+        // While it is being stopped there is nothing to be said about it.
+        if let Ok(edge) = self.edge.try_lock() {
+            status.listening = edge
+                .listening()
+                .iter()
+                .map(|at| format!("{} {}", at.protocol.as_str(), at.address))
+                .collect();
+            status.queues = edge.queues();
+            status.counters = edge.counters();
+            status.degraded.extend(edge.degraded());
+            status
+                .facts
+                .push(("connections".to_owned(), edge.connections().to_string()));
+        }
+        let outbox = self.outbox.status();
+        status.queues.extend([self.window.queue(), outbox.queue()]);
+        if let Some(error) = outbox.error {
+            status.degraded.push(format!("natsd does not take events: {error}"));
+        }
+        if let Some(error) = self.window.writer().error {
+            status.degraded.push(format!("cannot store agents and events: {error}"));
+        }
+        let roster = self.window.roster();
+        status.counters.extend(
+            roster
+                .counters()
+                .values()
+                .into_iter()
+                .map(|(name, value)| (format!("roster_{name}"), value)),
+        );
+        let [active, disconnected, pending, never] = roster.census();
+        let facts = [
+            ("agents", roster.len()),
+            ("active", active),
+            ("pending", pending),
+            ("disconnected", disconnected),
+            ("never_connected", never),
+        ];
+        status
+            .facts
+            .extend(facts.map(|(name, count)| (name.to_owned(), count.to_string())));
+        status
+    }
+
+    async fn reload(&self) -> Result<String, String> {
+        let new = Arc::new(self.reloader.load()?);
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let restart = options::need_restart(&settings, &new);
+        let wanted = options::roster_settings(&new, &self.host);
+        let mut roster = self.window.roster();
+        let changed = wanted != *roster.settings();
+        if changed {
+            roster.reconfigure(times(), wanted);
+        }
+        *settings = new;
+        let taken = if changed {
+            "keepalive settings are in force"
+        } else {
+            "nothing has changed that can while running"
+        };
+        Ok(match restart.as_slice() {
+            [] => taken.to_owned(),
+            names => format!("{taken}; {} counts after a restart", names.join(", ")),
+        })
+    }
+
+    async fn handle(&self, request: Request, _: Peer) -> Answer {
+        let now = times();
+        match request {
+            Request::Agents { after, limit } => {
+                let limit = limit.clamp(1, MAX_PAGE) as usize;
+                let (agents, more) = self.window.roster().page(now, after.as_ref(), limit);
+                Response::Agents { agents, more }
+            }
+            Request::Agent(id) => {
+                let agents = self.window.roster().agent(now, id.as_str()).into_iter().collect();
+                Response::Agents { agents, more: false }
+            }
+            Request::Liveness(id) => Response::Liveness(self.window.roster().liveness(id.as_str())),
+            Request::KeysChanged => match self.edge.try_lock() {
+                Ok(edge) => {
+                    edge.keys_changed();
+                    Response::Done("the key file is being read".to_owned())
+                }
+                Err(_) => Response::Failed("remoted is stopping".to_owned()),
+            },
+            _ => Response::Unknown,
+        }
+        .into()
+    }
+}

@@ -1,0 +1,118 @@
+//! Putting the parts together: store, network edge, desk, control socket.
+
+use std::{
+    os::unix::net::UnixListener,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use muster_proto::paths;
+use muster_service::{
+    Running, Startup, clock,
+    outbox::{Sender, SenderOptions},
+};
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use crate::{
+    control::Control,
+    desk::{Desk, DeskParts, NEWS_QUEUE, times},
+    edge::{Edge, EdgeParts, Sockets},
+    options,
+    roster::Roster,
+    session::NoKeySource,
+    store::{Opened, Store, Writer},
+};
+
+/// Makes the directories that only remoted writes.
+pub fn own_files(startup: &Startup) -> anyhow::Result<()> {
+    startup.own_directory(paths::RIDS)?;
+    startup.own_directory("queue/db")?;
+    ["", "-wal", "-shm"]
+        .iter()
+        .try_for_each(|ending| startup.own_file(&format!("{}{ending}", paths::AGENTS_DB)))
+}
+
+/// Starts everything, in the order in which one part needs the other.
+pub async fn start(running: &mut Running, control: UnixListener, sockets: Sockets) -> anyhow::Result<()> {
+    let settings = Arc::clone(&running.settings);
+    let host = host_name();
+    let Opened {
+        store,
+        rows,
+        moved_aside,
+    } = Store::open(Path::new(paths::AGENTS_DB)).context("opening the store")?;
+    let complaints = moved_aside.map(|path| {
+        format!(
+            "the store of agents was broken and begins anew; the old one is {}",
+            path.display()
+        )
+    });
+    let options = SenderOptions {
+        database: paths::AGENTS_DB.into(),
+        producer: "remoted",
+        socket: paths::EVENTS_SOCKET.into(),
+    };
+    let (outbox, _) = Sender::start(options, running.stopping()).context("starting the outbox's thread")?;
+    let waker = outbox.clone();
+    let writer = Writer::start(store, move || waker.wake()).context("starting the store's thread")?;
+
+    let seed = getrandom::u32().map_err(|error| anyhow::anyhow!("the system gives no random number: {error}"))?;
+    let roster = Roster::new(options::roster_settings(&settings, &host), times(), rows, seed);
+    let (news_sender, news) = mpsc::channel(NEWS_QUEUE);
+    let edge = Edge::start(EdgeParts {
+        home: Path::new(""),
+        settings: &settings,
+        sockets,
+        news: news_sender,
+        key_requests: Arc::new(NoKeySource),
+        unix_seconds: u32::try_from(clock::unix_s()).unwrap_or(u32::MAX),
+    })?;
+    let courier = edge.courier();
+    let edge = Arc::new(Mutex::new(edge));
+    let lines = Arc::clone(&edge);
+    let own_line = Box::new(move |slot: &_, program, text: &str| {
+        // A line about an agent that stops while we do is lost with us.
+        if let Ok(edge) = lines.try_lock() {
+            let _ = edge.own_line(slot, program, text);
+        }
+    });
+    let desk = Desk::new(
+        roster,
+        DeskParts {
+            news,
+            courier,
+            own_line,
+            writer,
+        },
+    );
+    let handler = Control {
+        status: running.status_source(),
+        reloader: running.reloader(),
+        settings: Mutex::new(settings),
+        window: desk.window(),
+        edge: Arc::clone(&edge),
+        outbox,
+        host,
+        complaints: complaints.into_iter().collect(),
+    };
+    running.serve_control(control, Arc::new(handler))?;
+    running.spawn("desk", desk.run());
+    let stop = running.stopping();
+    running.spawn("edge", async move {
+        stop.cancelled().await;
+        // The desk ends when the last worker has told its news.
+        spawn_blocking(move || edge.lock().unwrap_or_else(PoisonError::into_inner).stop()).await?;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// What the machine calls itself.
+fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "manager".to_owned())
+}

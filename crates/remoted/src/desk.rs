@@ -1,0 +1,270 @@
+//! The roster's desk: news come in, time passes, messages and events go out, rows are handed to the store. All that the
+//! roster decides is decided in [`crate::roster`]; here is the waiting.
+//!
+//! What happens when something is full:
+//! * *news* ([`NEWS_QUEUE`]): a TCP connection waits with its next message, news over UDP are dropped and counted; the
+//!   agents have their acknowledgements already.
+//! * *events that the store has not taken* ([`FULL`]): news and ticks wait until it takes them, which is a matter of
+//!   milliseconds. When the store cannot be written at all (a full disk), they go on: keepalive events are dropped, and
+//!   beyond [`OVERFULL`] all events are; each is counted and the status says so.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use muster_proto::{
+    event::{Event, Kind},
+    ipc::control::QueueStatus,
+};
+use muster_service::clock;
+use tokio::{
+    sync::mpsc::{self, OwnedPermit},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    roster::{Actions, Roster, Times, pulse::LONGEST_NAP},
+    slot::{AgentSlot, Courier, Millis, News},
+    store::{Batch, Writer, WriterStatus},
+};
+
+/// News that may wait for the roster.
+pub const NEWS_QUEUE: usize = 4096;
+/// News that are taken in one go, before time gets its turn.
+const NEWS_AT_ONCE: usize = 256;
+/// How long a row that says no more than "heard" may wait for others.
+const GATHER: Duration = Duration::from_millis(100);
+/// Rows that are not kept waiting for more, and are written in one go.
+const ROWS_AT_ONCE: usize = 2000;
+/// Events that may wait for the store.
+const FULL: usize = 20_000;
+/// Events that may wait for a store that cannot be written.
+const OVERFULL: usize = 200_000;
+
+/// Lines about agents, for the analysis daemon.
+pub type OwnLine = Box<dyn Fn(&Arc<AgentSlot>, &'static str, &str) + Send>;
+
+/// What the desk works with.
+pub struct DeskParts {
+    /// From the workers and the key watcher. The desk is done when all of them are.
+    pub news: mpsc::Receiver<News>,
+    /// To the agents.
+    pub courier: Arc<dyn Courier>,
+    /// To the analysis daemon.
+    pub own_line: OwnLine,
+    /// To the store.
+    pub writer: Writer,
+}
+
+/// What others may look at while the desk is at work.
+#[derive(Clone)]
+pub struct Window {
+    roster: Arc<Mutex<Roster>>,
+    queue: Arc<Queue>,
+    writer: Arc<Mutex<WriterStatus>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// The desk itself.
+pub struct Desk {
+    parts: DeskParts,
+    window: Window,
+    out: Actions,
+    /// Events that the store has not taken.
+    backlog: Vec<Event>,
+    /// Something waits for the store that should not wait.
+    hurry: bool,
+    /// Since when something waits for the store.
+    gathering_since: Option<Instant>,
+    next_tick: Millis,
+}
+
+/// Both clocks, now.
+pub fn times() -> Times {
+    Times {
+        mono: Millis::now(),
+        wall_ms: clock::unix_ms(),
+    }
+}
+
+impl Window {
+    /// The roster. Hold it for a moment only.
+    pub fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the writing of the store goes.
+    pub fn writer(&self) -> WriterStatus {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Events between roster and store.
+    pub fn queue(&self) -> QueueStatus {
+        QueueStatus {
+            name: "store".to_owned(),
+            used: self.queue.waiting.load(Ordering::Relaxed),
+            capacity: OVERFULL as u64,
+            unit: "events".to_owned(),
+            dropped: self.queue.dropped.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Desk {
+    /// A desk for this roster.
+    pub fn new(roster: Roster, parts: DeskParts) -> Self {
+        let window = Window {
+            roster: Arc::new(Mutex::new(roster)),
+            queue: Arc::default(),
+            writer: parts.writer.watch(),
+        };
+        Self {
+            parts,
+            window,
+            out: Actions::default(),
+            backlog: Vec::new(),
+            hurry: false,
+            gathering_since: None,
+            next_tick: Millis::NEVER,
+        }
+    }
+
+    /// For the control socket.
+    pub fn window(&self) -> Window {
+        self.window.clone()
+    }
+
+    /// Works until all who bring news are gone, then stores what is left.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let mut inbox = Vec::with_capacity(NEWS_AT_ONCE);
+        loop {
+            let open = self.backlog.len() < FULL || self.window.writer().error.is_some();
+            let now = Instant::now();
+            let tick_at = open.then(|| now + self.next_tick.since(Millis::now()));
+            let store_at = self.store_at();
+            let store = store_at.is_some_and(|at| at <= now);
+            // Waiting for room needs no clock, waiting until enough is gathered does.
+            let wake_at = tick_at.into_iter().chain(store_at.filter(|_| !store)).min();
+            let turn = tokio::select! {
+                room = self.parts.writer.room(), if store => Turn::Store(room),
+                count = self.parts.news.recv_many(&mut inbox, NEWS_AT_ONCE), if open => Turn::News(count),
+                () = sleep_until(wake_at.unwrap_or(now)), if wake_at.is_some() => Turn::Time,
+            };
+            match turn {
+                Turn::Store(Some(room)) => {
+                    room.send(self.batch());
+                }
+                Turn::Store(None) => anyhow::bail!("the store's thread is gone"),
+                Turn::News(0) => break,
+                Turn::News(_) => inbox.drain(..).for_each(|news| self.take(news)),
+                Turn::Time => {}
+            }
+            if open {
+                self.tick();
+            }
+            self.look();
+        }
+        self.finish().await
+    }
+
+    /// When there is something for the store: at once if an event other than a keepalive waits, else when enough was
+    /// gathered.
+    fn store_at(&self) -> Option<Instant> {
+        if self.hurry {
+            return Some(Instant::now());
+        }
+        self.gathering_since.map(|since| since + GATHER)
+    }
+
+    /// All that the store is to write now.
+    fn batch(&mut self) -> Batch {
+        let (rows, gone) = self.window.roster().take_rows(times(), ROWS_AT_ONCE);
+        self.gathering_since = None;
+        self.hurry = false;
+        Batch { rows, gone, events: std::mem::take(&mut self.backlog) }
+    }
+
+    fn take(&mut self, news: News) {
+        self.window.roster().on_news(times(), news, &mut self.out);
+        self.perform();
+    }
+
+    fn tick(&mut self) {
+        let now = times();
+        if now.mono < self.next_tick {
+            return;
+        }
+        let mut roster = self.window.roster();
+        roster.on_tick(now, &mut self.out);
+        let nap = now.mono + LONGEST_NAP;
+        self.next_tick = roster.next_tick().map_or(nap, |next| next.min(nap));
+        drop(roster);
+        self.perform();
+    }
+
+    /// Carries out what the roster wants done.
+    fn perform(&mut self) {
+        for sent in std::mem::take(&mut self.out.sends) {
+            let outcome = self.parts.courier.send(&sent.slot, &sent.payload);
+            self.window.roster().on_sent(times(), &sent, outcome, &mut self.out);
+        }
+        for notice in self.out.notices.drain(..) {
+            (self.parts.own_line)(&notice.slot, notice.location, &notice.text);
+        }
+        let failing = self.backlog.len() >= FULL && self.window.writer().error.is_some();
+        for event in self.out.events.drain(..) {
+            if failing && (event.kind == Kind::Keepalive || self.backlog.len() >= OVERFULL) {
+                self.window.queue.dropped.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.hurry |= event.kind != Kind::Keepalive;
+                self.backlog.push(event);
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        self.window
+            .queue
+            .waiting
+            .store(self.backlog.len() as u64, Ordering::Relaxed);
+        let something = !self.backlog.is_empty() || self.window.roster().unstored() > 0;
+        if something && self.gathering_since.is_none() {
+            self.gathering_since = Some(Instant::now());
+        }
+        // The wheel may have been armed for something sooner.
+        if let Some(next) = self.window.roster().next_tick() {
+            self.next_tick = self.next_tick.min(next);
+        }
+    }
+
+    async fn finish(mut self) -> anyhow::Result<()> {
+        while self.window.roster().unstored() > 0 || !self.backlog.is_empty() {
+            let Some(room) = self.parts.writer.room().await else { break };
+            room.send(self.batch());
+        }
+        self.parts.writer.finish().await;
+        Ok(())
+    }
+}
+
+/// Whose turn it is.
+enum Turn {
+    /// The store has room.
+    Store(Option<OwnedPermit<Batch>>),
+    /// So many news came; none when nobody is left to bring any.
+    News(usize),
+    /// Time has passed.
+    Time,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! What the configuration means for the roster, and what of it can change while the daemon runs.
+
+use std::time::Duration;
+
+use muster_config::{ManagerKeepalive, Probe, Remote, Settings};
+
+use crate::{
+    roster::RosterSettings,
+    schedule::{Policy, ProbeChoice, Sending},
+};
+
+/// The roster's part of the configuration. `host` is the manager's name where no other is set.
+pub fn roster_settings(settings: &Settings, host: &str) -> RosterSettings {
+    RosterSettings {
+        policy: policy(settings),
+        node: settings.node_name().unwrap_or(host).to_owned(),
+        keepalive_events: settings.nats.keepalive_events,
+        escalation: settings.nats.escalation,
+    }
+}
+
+/// One roster has one policy: that of the first `<remote>` block with `<manager_keepalive>`.
+fn policy(settings: &Settings) -> Policy {
+    let keepalive = settings
+        .secure_remotes()
+        .find_map(|remote| remote.manager_keepalive.as_ref());
+    match keepalive.filter(|keepalive| keepalive.enabled) {
+        None => Policy::stock(settings.global.agents_disconnection_time),
+        Some(ManagerKeepalive {
+            interval,
+            timeout,
+            max_missed,
+            retry_interval,
+            probe,
+            ..
+        }) => Policy {
+            interval: (*interval).max(Duration::from_secs(1)),
+            timeout: *timeout,
+            max_missed: *max_missed,
+            sending: Some(Sending {
+                probe: choice(*probe),
+                retry: (*retry_interval).max(Duration::from_secs(1)),
+            }),
+        },
+    }
+}
+
+fn choice(probe: Probe) -> ProbeChoice {
+    match probe {
+        Probe::Auto => ProbeChoice::Auto,
+        Probe::Keepalive => ProbeChoice::Keepalive,
+        Probe::Ack => ProbeChoice::Ack,
+        Probe::Request => ProbeChoice::Request,
+    }
+}
+
+/// The settings that differ and count only after a restart, by name.
+pub fn need_restart(old: &Settings, new: &Settings) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut differs = |name: &str, differs: bool| {
+        if differs {
+            names.push(name.to_owned());
+        }
+    };
+    differs("<remote>", without_keepalive(old) != without_keepalive(new));
+    differs(
+        "<muster>",
+        old.muster.manager_version != new.muster.manager_version || old.muster.layout != new.muster.layout,
+    );
+    differs(
+        "remoted.* of the internal options",
+        old.internal.remoted != new.internal.remoted,
+    );
+    names
+}
+
+fn without_keepalive(settings: &Settings) -> Vec<Remote> {
+    settings
+        .remotes
+        .iter()
+        .map(|remote| Remote {
+            manager_keepalive: None,
+            ..remote.clone()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(keepalive: Option<ManagerKeepalive>) -> Settings {
+        let remote = Remote {
+            manager_keepalive: keepalive,
+            ..Remote::default()
+        };
+        Settings {
+            remotes: vec![Remote::default(), remote],
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn without_the_block_nothing_is_sent_and_the_disconnection_time_counts() {
+        let off = ManagerKeepalive {
+            enabled: false,
+            ..ManagerKeepalive::default()
+        };
+        for settings in [with(None), with(Some(off))] {
+            let policy = roster_settings(&settings, "host").policy;
+            assert_eq!(policy, Policy::stock(Duration::from_secs(900)));
+        }
+    }
+
+    #[test]
+    fn block_of_any_remote_counts() {
+        let settings = roster_settings(&with(Some(ManagerKeepalive::default())), "host");
+        assert_eq!(settings.policy.interval, Duration::from_secs(60));
+        assert!(settings.policy.sending.is_some());
+        assert_eq!(settings.node, "host");
+    }
+
+    #[test]
+    fn only_what_cannot_change_asks_for_a_restart() {
+        let old = with(None);
+        let mut new = with(Some(ManagerKeepalive::default()));
+        new.global.agents_disconnection_time = Duration::from_secs(7);
+        assert_eq!(need_restart(&old, &new), [""; 0]);
+        new.remotes[0].port = 7;
+        new.internal.remoted.rlimit_nofile = 7;
+        assert_eq!(
+            need_restart(&old, &new),
+            ["<remote>", "remoted.* of the internal options"]
+        );
+    }
+}
