@@ -216,6 +216,9 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
 
     /// What may have been meant by an unknown name: something like it here, or just this elsewhere.
     fn cure(&self, name: &str, scope: &Scope<'t, 's>) -> String {
+        if self.report.is_full() {
+            return String::new();
+        }
         if let Some(meant) = suggest::nearest(name, scope.known.iter().copied()) {
             return format!("; did you mean <{meant}>?");
         }

@@ -161,7 +161,8 @@ pub fn differences(old: &Settings, new: &Settings) -> Vec<String> {
     let mut paths: Vec<String> = Vec::new();
     for (path, value) in old.iter().chain(&new) {
         let is_in = |list: &[(String, String)]| list.iter().any(|(p, v)| p == path && v == value);
-        if !(is_in(&old) && is_in(&new)) && !paths.contains(path) {
+        let is_same = is_in(&old) && is_in(&new);
+        if !is_same && !paths.contains(path) {
             paths.push(path.clone());
         }
     }

@@ -8,6 +8,9 @@ const SHOWN_WIDTH: usize = 160;
 /// Characters of a value that are repeated in a message.
 const QUOTED_WIDTH: usize = 60;
 
+/// Characters of a message. One that is longer repeats a name that is none.
+const MESSAGE_WIDTH: usize = 600;
+
 /// Elements whose text is a secret, ours and those of other daemons. A line that is shown shows stars instead.
 const SECRET_ELEMENTS: [&str; 9] = [
     "password",
@@ -85,7 +88,7 @@ impl Source {
         let line = self.line(Span::new(start, start));
         let begin = self.lines.get(line - 1).copied().unwrap_or(0);
         let rest = self.text.get(begin..).unwrap_or("");
-        let text = rest.split(['\n', '\r']).next().unwrap_or("");
+        let text = rest.split('\n').next().unwrap_or("").trim_end_matches('\r');
         let before = self.text.get(begin..start).unwrap_or("").chars().count();
         let end = self.boundary(span.end.max(start)).min(begin + text.len());
         let width = self.text.get(start..end).unwrap_or("").chars().count().max(1);
@@ -95,13 +98,30 @@ impl Source {
         } else {
             0
         };
+        // Only the shown part of the line is looked at closer: a line may be megabytes long.
+        let from = if skipped == 0 {
+            0
+        } else {
+            text.char_indices().nth(skipped).map_or(text.len(), |(at, _)| at)
+        };
+        let window = text.get(from..).unwrap_or("");
+        let window_len = window
+            .char_indices()
+            .nth(SHOWN_WIDTH)
+            .map_or(window.len(), |(at, _)| at);
+        let (first, last) = (begin + from, begin + from + window_len);
+        let secrets: Vec<_> = self
+            .secrets
+            .iter()
+            .filter(|secret| secret.start < last && secret.end > first)
+            .collect();
         let hidden = |at: usize| {
-            self.secrets
+            secrets
                 .iter()
-                .any(|secret| (secret.start..secret.end).contains(&(begin + at)))
+                .any(|secret| (secret.start..secret.end).contains(&(first + at)))
         };
         let show = |(at, c)| if hidden(at) { '*' } else { printable(c) };
-        let shown: String = text.char_indices().skip(skipped).take(SHOWN_WIDTH).map(show).collect();
+        let shown: String = window.char_indices().take(SHOWN_WIDTH).map(show).collect();
         let indent = before - skipped;
         Place {
             line,
@@ -128,7 +148,12 @@ impl Source {
 
 /// A configuration file is text from outside: what it says must not steer the terminal that shows it.
 fn printable(c: char) -> char {
-    if c.is_control() && c != '\t' { '\u{fffd}' } else { c }
+    let turns_text_round = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if turns_text_round || (c.is_control() && c != '\t') {
+        '\u{fffd}'
+    } else {
+        c
+    }
 }
 
 /// Where secrets stand, found by their elements' names: this must also work in a file that is no XML.
@@ -195,12 +220,19 @@ impl Report {
             self.left_out += 1;
             return;
         }
+        // A message repeats names from the file, which may be anything.
+        let message = message.chars().take(MESSAGE_WIDTH).map(printable).collect();
         self.kept.push(Diagnostic {
             severity,
             path: path.to_owned(),
             place: place(),
             message,
         });
+    }
+
+    /// Whether a further warning would only be counted, so that it needs no thought.
+    pub(crate) fn is_full(&self) -> bool {
+        self.kept.len() >= MAX_DIAGNOSTICS
     }
 
     pub(crate) fn has_errors(&self) -> bool {

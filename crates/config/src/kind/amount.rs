@@ -134,7 +134,9 @@ impl Kind<Duration> for Span {
 
 /// Seconds in the largest unit that loses nothing.
 fn with_unit(seconds: u64) -> String {
-    let unit = UNITS.iter().find(|(_, unit)| seconds != 0 && seconds % unit == 0);
+    let unit = UNITS
+        .iter()
+        .find(|(_, unit)| seconds != 0 && seconds.is_multiple_of(*unit));
     unit.map_or_else(
         || format!("{seconds}s"),
         |(letter, unit)| format!("{}{letter}", seconds / unit),
@@ -189,7 +191,9 @@ impl Kind<u64> for Bytes {
 
 /// Bytes in the largest unit that loses nothing.
 fn with_size(bytes: u64) -> String {
-    let size = SIZES.iter().find(|(_, shift)| bytes != 0 && bytes % (1 << shift) == 0);
+    let size = SIZES
+        .iter()
+        .find(|(_, shift)| bytes != 0 && bytes.is_multiple_of(1 << shift));
     size.map_or_else(
         || format!("{bytes}B"),
         |(name, shift)| format!("{}{name}", bytes >> shift),

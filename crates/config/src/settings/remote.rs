@@ -331,7 +331,10 @@ impl Block for Remote {
             networks(),
             &mut self.denied_ips,
         );
-        walk.stock("queue_size", number(1, 16_777_216), &mut self.queue_size);
+        match self.connection {
+            Connection::Secure => walk.stock("queue_size", number(1, 16_777_216), &mut self.queue_size),
+            Connection::Syslog => walk.unused(&["queue_size"]),
+        }
         let closing_time = lenient(span(1, 365 * DAY), limits::RIDS_CLOSING_TIME);
         walk.stock("rids_closing_time", closing_time, &mut self.rids_closing_time);
         let overtake_time = lenient(seconds(0, 3600), limits::CONNECTION_OVERTAKE_TIME);

@@ -1,317 +1,14 @@
-//! `<nats>`: publishing to a NATS server.
+//! Which options `<nats>` has, and which of them go together.
 
-use std::{path::PathBuf, time::Duration};
-
-use muster_proto::paths;
-use serde::{Serialize, Serializer};
-
-use super::global::node_name;
+use super::{
+    Control, ControlKey, ControlRole, Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Publish, PublishMode,
+    Recipient, Spool, SpoolFsync,
+};
 use crate::{
     kind::{Reading, Special, bytes, maybe, number, path, secret, span, text, word, words, yes_no},
-    limits,
-    secret::Secret,
+    settings::global::node_name,
     walk::{Block, Need, Origin, Repeated, Walk},
 };
-
-/// The `<nats>` block. Paths are relative to the home unless absolute.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Nats {
-    /// Whether anything is published. Off without the block, on with it.
-    pub enabled: bool,
-    /// The servers, as URLs without credentials. Never empty when enabled.
-    pub servers: Vec<String>,
-    /// A `.creds` file.
-    pub credentials_file: Option<PathBuf>,
-    /// A file with an nkey seed.
-    pub nkey_file: Option<PathBuf>,
-    /// A user name, which needs a password.
-    pub user: Option<String>,
-    /// The user's password.
-    pub password: Option<Secret>,
-    /// A token.
-    pub token: Option<Secret>,
-    /// What every subject begins with.
-    pub subject_prefix: String,
-    /// Our client certificate; needs `tls_key`.
-    pub tls_cert: Option<PathBuf>,
-    /// Its private key; needs `tls_cert`.
-    pub tls_key: Option<PathBuf>,
-    /// The CA of the server; the system's when absent.
-    pub tls_ca: Option<PathBuf>,
-    /// The name of this manager in events; see [`crate::Settings::node_name`].
-    pub node_name: Option<String>,
-    /// Failures in a row after which the state is *degraded*; zero: never. The daemon goes on trying for ever.
-    pub max_reconnects: u32,
-    /// Time between two tries.
-    #[serde(serialize_with = "crate::json::seconds")]
-    pub reconnect_delay: Duration,
-    /// TLS becomes mandatory; with recipients, bodies are sealed too.
-    pub encrypt_messages: bool,
-    /// Whether events are signed.
-    pub message_signing: bool,
-    /// Whether an audit trail is kept and published.
-    pub audit_logging: bool,
-    /// The signing key's seed file.
-    pub signing_key: PathBuf,
-    /// Who can open sealed bodies.
-    pub recipients: Vec<Recipient>,
-    /// Which families are sealed.
-    pub encrypt: Encrypt,
-    /// How events are delivered.
-    pub publish: Publish,
-    /// Where events wait.
-    pub spool: Spool,
-    /// The form of bodies.
-    pub format: EventFormat,
-    /// Which keepalive events are published.
-    pub keepalive_events: KeepaliveEvents,
-    /// The key-value bucket that mirrors the state of agents, if one is wanted.
-    pub kv: Option<Kv>,
-    /// Requests that may come back over NATS.
-    pub control: Control,
-    /// Who may send them.
-    pub control_keys: Vec<ControlKey>,
-    /// `security.source` in event bodies.
-    pub source: String,
-    /// Whether a disconnection is published again, one level up, after an hour and after a day.
-    pub escalation: bool,
-}
-
-impl Default for Nats {
-    fn default() -> Self {
-        Self {
-            enabled: false,
-            servers: Vec::new(),
-            credentials_file: None,
-            nkey_file: None,
-            user: None,
-            password: None,
-            token: None,
-            subject_prefix: limits::SUBJECT_PREFIX.to_owned(),
-            tls_cert: None,
-            tls_key: None,
-            tls_ca: None,
-            node_name: None,
-            max_reconnects: 0,
-            reconnect_delay: limits::RECONNECT_DELAY,
-            encrypt_messages: false,
-            message_signing: false,
-            audit_logging: false,
-            signing_key: limits::SIGNING_KEY.into(),
-            recipients: Vec::new(),
-            encrypt: Encrypt::default(),
-            publish: Publish::default(),
-            spool: Spool::default(),
-            format: EventFormat::Native,
-            keepalive_events: KeepaliveEvents::All,
-            kv: None,
-            control: Control::default(),
-            control_keys: Vec::new(),
-            source: limits::EVENT_SOURCE.to_owned(),
-            escalation: true,
-        }
-    }
-}
-
-/// `<recipient id="...">X...</recipient>`: somebody who can open sealed bodies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Recipient {
-    /// The name in the header of a sealed event.
-    pub id: String,
-    /// The public xkey.
-    pub key: String,
-}
-
-/// `<encrypt families="..."/>`: which families are sealed when there are recipients.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Encrypt {
-    /// The families.
-    pub families: Vec<Family>,
-}
-
-impl Default for Encrypt {
-    fn default() -> Self {
-        Self {
-            families: vec![Family::Status, Family::Alerts, Family::Osquery, Family::Enrollment],
-        }
-    }
-}
-
-/// A family of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// Keepalives.
-    Keepalive,
-    /// Status changes.
-    Status,
-    /// Enrollment.
-    Enrollment,
-    /// Key polling.
-    Keypoll,
-    /// Rule alerts.
-    Alerts,
-    /// Archives.
-    Archives,
-    /// Agentless hosts.
-    Agentless,
-    /// osquery.
-    Osquery,
-}
-
-/// `<publish mode="..." window="..." ack_timeout="..."/>`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Publish {
-    /// Over what.
-    pub mode: PublishMode,
-    /// Events that may be on their way without an acknowledgement.
-    pub window: u32,
-    /// How long to wait for one.
-    #[serde(serialize_with = "crate::json::seconds")]
-    pub ack_timeout: Duration,
-    /// Events a second while the spool is drained; zero: as fast as they are taken.
-    pub drain_rate: u32,
-}
-
-impl Default for Publish {
-    fn default() -> Self {
-        Self {
-            mode: PublishMode::Auto,
-            window: limits::PUBLISH_WINDOW,
-            ack_timeout: limits::PUBLISH_ACK_TIMEOUT,
-            drain_rate: 0,
-        }
-    }
-}
-
-/// Over what events are published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PublishMode {
-    /// JetStream where a stream takes the subject, core NATS otherwise.
-    Auto,
-    /// JetStream only: without a stream events wait.
-    Jetstream,
-    /// Core NATS only: no acknowledgement.
-    Core,
-}
-
-/// `<spool dir="..." max_bytes="..." max_age="..." fsync="..."/>`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Spool {
-    /// The directory.
-    pub dir: PathBuf,
-    /// How much may wait, in bytes.
-    pub max_bytes: u64,
-    /// How long an event may wait.
-    #[serde(serialize_with = "crate::json::seconds")]
-    pub max_age: Duration,
-    /// When what was written is forced to the disk.
-    pub fsync: SpoolFsync,
-}
-
-impl Default for Spool {
-    fn default() -> Self {
-        Self {
-            dir: paths::SPOOL.into(),
-            max_bytes: limits::SPOOL_MAX_BYTES,
-            max_age: limits::SPOOL_MAX_AGE,
-            fsync: SpoolFsync::Batch,
-        }
-    }
-}
-
-/// When the spool is forced to the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SpoolFsync {
-    /// Once for all events that came in during the last one. A producer hears "taken" only after it.
-    Batch,
-    /// Once for each event.
-    Each,
-    /// Never: a power cut may lose events that a producer was told are safe.
-    Never,
-}
-
-/// The form of event bodies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EventFormat {
-    /// Our own.
-    Native,
-    /// CloudEvents 1.0.
-    Cloudevents,
-    /// OCSF.
-    Ocsf,
-}
-
-/// Which keepalive events are published. As text: `all`, `sample:N`, `off`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeepaliveEvents {
-    /// Each one.
-    All,
-    /// One in so many of each agent, at least 1.
-    Sample(u32),
-    /// None.
-    Off,
-}
-
-impl Serialize for KeepaliveEvents {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::All => serializer.serialize_str("all"),
-            Self::Sample(every) => serializer.collect_str(&format_args!("sample:{every}")),
-            Self::Off => serializer.serialize_str("off"),
-        }
-    }
-}
-
-/// `<kv bucket="..."/>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Kv {
-    /// The bucket's name.
-    pub bucket: String,
-}
-
-impl Default for Kv {
-    fn default() -> Self {
-        Self {
-            bucket: limits::KV_BUCKET.to_owned(),
-        }
-    }
-}
-
-/// `<control enabled="..." destroy="..."/>`: requests over NATS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Control {
-    /// Whether requests are listened to at all.
-    pub enabled: bool,
-    /// Whether requests may remove agents or change keys.
-    pub destroy: bool,
-}
-
-/// `<control_key id="..." roles="...">U...</control_key>`: somebody who may send requests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ControlKey {
-    /// A name for the audit trail.
-    pub id: String,
-    /// What the key may do.
-    pub roles: Vec<ControlRole>,
-    /// The public nkey.
-    pub key: String,
-}
-
-/// What a control key may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ControlRole {
-    /// Ask.
-    Read,
-    /// Order restarts, reloads, active responses.
-    Act,
-    /// Remove agents, change keys.
-    Destroy,
-}
 
 const DAY: u64 = 86_400;
 /// Servers that one file may name.
@@ -383,21 +80,15 @@ impl Nats {
         if self.servers.len() > MAX_SERVERS {
             walk.error("server_url", &format!("there are more than {MAX_SERVERS} servers"));
         }
-        match (&self.tls_cert, &self.tls_key) {
-            (Some(_), None) => walk.error(
-                "tls_cert",
-                "<tls_cert> needs <tls_key>: both together are our client certificate",
-            ),
-            (None, Some(_)) => walk.error(
-                "tls_key",
-                "<tls_key> needs <tls_cert>: both together are our client certificate",
-            ),
-            _ => {}
-        }
-        match (&self.user, &self.password) {
-            (Some(_), None) => walk.error("user", "<user> needs <password>"),
-            (None, Some(_)) => walk.error("password", "<password> needs <user>"),
-            _ => {}
+        for (one, other, purpose) in [
+            ("tls_cert", "tls_key", ": both together are our client certificate"),
+            ("tls_key", "tls_cert", ": both together are our client certificate"),
+            ("user", "password", ""),
+            ("password", "user", ""),
+        ] {
+            if walk.lacks(other) && walk.order(one).is_some() {
+                walk.error(one, &format!("<{one}> needs <{other}>{purpose}"));
+            }
         }
         let ways = [
             ("credentials_file", self.credentials_file.is_some()),
@@ -578,15 +269,6 @@ fn public_key(text: &str, letter: char) -> Option<String> {
     (text.len() == 56 && text.starts_with(letter) && text.bytes().all(is_base32)).then(|| text.to_owned())
 }
 
-impl Default for Recipient {
-    fn default() -> Self {
-        Self {
-            id: String::new(),
-            key: String::new(),
-        }
-    }
-}
-
 impl Block for Recipient {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
         walk.attribute(Origin::Own, Need::Required, "id", name(), &mut self.id);
@@ -686,16 +368,6 @@ impl Block for Control {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
         walk.attribute(Origin::Own, Need::Optional, "enabled", yes_no(), &mut self.enabled);
         walk.attribute(Origin::Own, Need::Optional, "destroy", yes_no(), &mut self.destroy);
-    }
-}
-
-impl Default for ControlKey {
-    fn default() -> Self {
-        Self {
-            id: String::new(),
-            roles: Vec::new(),
-            key: String::new(),
-        }
     }
 }
 
