@@ -61,14 +61,14 @@ fn read_lines<'s>(source: &'s Source, lines: &mut Vec<Line<'s>>, report: &mut Re
                 "{} is no option; write name=value, or '#' before a comment",
                 quoted(text)
             );
-            report.error(source, Span::new(at, at + text.len()), message);
+            report.error(source, Span::new(at, at + text.len()), &message);
             continue;
         };
         if lines.len() >= limit {
             report.error(
                 source,
                 Span::new(at, at + text.len()),
-                format!("more than {MAX_INTERNAL_OPTIONS} options"),
+                &format!("more than {MAX_INTERNAL_OPTIONS} options"),
             );
             return;
         }
@@ -116,7 +116,7 @@ impl LineReader<'_, '_, '_> {
                 .map(|meant| format!("; did you mean {meant}?"))
                 .unwrap_or_default();
             let message = format!("unknown internal option {} is ignored{cure}", quoted(line.name));
-            self.report.warning(line.source, line.name_span, message);
+            self.report.warning(line.source, line.name_span, &message);
         }
     }
 }
@@ -132,7 +132,7 @@ impl Walk for LineReader<'_, '_, '_> {
                 }
                 Reading::Refused | Reading::Because(_) => {
                     let message = format!("{name} must be {}, not {}", kind.accepts(), quoted(line.value));
-                    self.report.error(line.source, line.value_span, message);
+                    self.report.error(line.source, line.value_span, &message);
                 }
             }
         }

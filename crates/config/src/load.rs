@@ -79,7 +79,7 @@ pub fn load(home: &Path, file: Option<&Path>) -> Result<Loaded, Diagnostics> {
             problems.file(
                 Severity::Error,
                 &config.display().to_string(),
-                format!("cannot read: {error}{cure}"),
+                &format!("cannot read: {error}{cure}"),
             );
         }
     }
@@ -143,7 +143,7 @@ fn read_optional(path: &Path, list: &mut Vec<Input>, problems: &mut Report) {
             problems.file(
                 Severity::Error,
                 &path.display().to_string(),
-                format!("cannot read: {error}"),
+                &format!("cannot read: {error}"),
             );
         }
     }
@@ -159,7 +159,7 @@ fn parse_into(inputs: &Inputs, mut report: Report) -> Result<Loaded, Diagnostics
             AGENT_ROOT => {
                 let message =
                     "<agent_config> is for agents and belongs in etc/shared/<group>/agent.conf; it is ignored";
-                report.warning(element.source, element.name_span, message.to_owned());
+                report.warning(element.source, element.name_span, message);
             }
             name => {
                 let cure = match suggest::nearest(name, [ROOT]) {
@@ -167,7 +167,7 @@ fn parse_into(inputs: &Inputs, mut report: Report) -> Result<Loaded, Diagnostics
                     None => format!("put it into <{ROOT}>"),
                 };
                 let message = format!("<{name}> is no root of a configuration and is ignored; {cure}");
-                report.warning(element.source, element.name_span, message);
+                report.warning(element.source, element.name_span, &message);
             }
         }
     }
@@ -175,7 +175,7 @@ fn parse_into(inputs: &Inputs, mut report: Report) -> Result<Loaded, Diagnostics
         report.file(
             Severity::Warning,
             &input.path,
-            format!("there is no <{ROOT}> in it: every option has its default"),
+            &format!("there is no <{ROOT}> in it: every option has its default"),
         );
     }
     let mut settings: Settings = Reader::read(roots, inputs.home, &mut report);
@@ -198,9 +198,9 @@ fn sources(inputs: &[Input], report: &mut Report) -> Vec<Source> {
         let size = u64::try_from(input.bytes.len()).unwrap_or(u64::MAX);
         if size > MAX_FILE_LEN {
             let message = format!("is larger than {} MiB; is it a configuration?", MAX_FILE_LEN >> 20);
-            report.file(Severity::Error, &input.path, message);
+            report.file(Severity::Error, &input.path, &message);
         } else if input.bytes.starts_with(b"\xff\xfe") || input.bytes.starts_with(b"\xfe\xff") {
-            report.file(Severity::Error, &input.path, "is UTF-16; save it as UTF-8".to_owned());
+            report.file(Severity::Error, &input.path, "is UTF-16; save it as UTF-8");
         } else {
             sources.push(Source::new(&input.path, &input.bytes));
         }

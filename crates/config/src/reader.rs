@@ -119,14 +119,14 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
                 element.name,
                 quoted(&attribute.name)
             );
-            self.report.warning(element.source, attribute.name_span, message);
+            self.report.warning(element.source, attribute.name_span, &message);
         }
         for child in &element.children {
             let message = format!(
                 "<{}> holds a value, not elements; <{}> is ignored",
                 element.name, child.name
             );
-            self.report.warning(child.source, child.name_span, message);
+            self.report.warning(child.source, child.name_span, &message);
         }
         let what = format!("<{}>", element.name);
         self.judge(
@@ -142,12 +142,12 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
         match kind.read(text) {
             Reading::Value(value) => Some(value),
             Reading::Doubtful(value, remark) => {
-                self.report.warning(source, span, format!("{what} {remark}"));
+                self.report.warning(source, span, &format!("{what} {remark}"));
                 Some(value)
             }
             Reading::Refused if text.is_empty() => {
                 self.report
-                    .error(source, span, format!("{what} is empty; it must be {}", kind.accepts()));
+                    .error(source, span, &format!("{what} is empty; it must be {}", kind.accepts()));
                 None
             }
             Reading::Refused => {
@@ -157,11 +157,11 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
                     format!(", not {}", quoted(text))
                 };
                 self.report
-                    .error(source, span, format!("{what} must be {}{given}", kind.accepts()));
+                    .error(source, span, &format!("{what} must be {}{given}", kind.accepts()));
                 None
             }
             Reading::Because(reason) => {
-                self.report.error(source, span, format!("{what} {reason}"));
+                self.report.error(source, span, &format!("{what} {reason}"));
                 None
             }
         }
@@ -169,7 +169,7 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
 
     fn report_flaws(&mut self, element: &Element<'s>) {
         for (span, message) in &element.flaws {
-            self.report.error(element.source, *span, message.clone());
+            self.report.error(element.source, *span, &message.clone());
         }
     }
 
@@ -189,7 +189,7 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
                     "unknown element <{}> in <{}> is ignored{cure}",
                     child.name, element.name
                 );
-                self.report.warning(child.source, child.name_span, message);
+                self.report.warning(child.source, child.name_span, &message);
             }
             for attribute in &element.attributes {
                 if scope.known_attributes.contains(&attribute.name.as_str()) {
@@ -202,14 +202,14 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
                     quoted(&attribute.name),
                     element.name
                 );
-                self.report.warning(element.source, attribute.name_span, message);
+                self.report.warning(element.source, attribute.name_span, &message);
             }
             if let (false, Some(span)) = (scope.has_text, element.text_span) {
                 let message = format!(
                     "text that means nothing in <{}>; is a '<' missing before it?",
                     element.name
                 );
-                self.report.warning(element.source, span, message);
+                self.report.warning(element.source, span, &message);
             }
         }
     }
@@ -246,7 +246,7 @@ impl<'t, 's, 'r> Reader<'t, 's, 'r> {
                     .map(|element| (element.source, element.name_span))
             });
         if let Some((source, span)) = place {
-            self.report.add(severity, source, span, message.to_owned());
+            self.report.add(severity, source, span, message);
         }
     }
 
@@ -289,7 +289,7 @@ impl Walk for Reader<'_, '_, '_> {
             {
                 let line = last.source.line(last.name_span);
                 let message = format!("<{name}> is given again in line {line}; the last one counts");
-                self.report.warning(element.source, element.name_span, message);
+                self.report.warning(element.source, element.name_span, &message);
             }
         }
         if let Some(value) = self.value(last, &kind) {
@@ -353,7 +353,7 @@ impl Walk for Reader<'_, '_, '_> {
         if many == Repeated::FirstCounts {
             for element in elements.drain(1.min(elements.len())..) {
                 let message = format!("only the first <{}> counts; this one is ignored", element.name);
-                self.report.warning(element.source, element.name_span, message);
+                self.report.warning(element.source, element.name_span, &message);
             }
         }
         if !elements.is_empty() {
@@ -374,7 +374,7 @@ impl Walk for Reader<'_, '_, '_> {
         self.know(name);
         let element = self.children(name).last().copied()?;
         let message = format!("<{name}> is an old option; write {instead}");
-        self.report.warning(element.source, element.name_span, message);
+        self.report.warning(element.source, element.name_span, &message);
         self.value(element, &kind)
     }
 

@@ -195,25 +195,25 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn error(&mut self, source: &Source, span: Span, message: String) {
+    pub(crate) fn error(&mut self, source: &Source, span: Span, message: &str) {
         self.add(Severity::Error, source, span, message);
     }
 
-    pub(crate) fn warning(&mut self, source: &Source, span: Span, message: String) {
+    pub(crate) fn warning(&mut self, source: &Source, span: Span, message: &str) {
         self.add(Severity::Warning, source, span, message);
     }
 
-    pub(crate) fn add(&mut self, severity: Severity, source: &Source, span: Span, message: String) {
+    pub(crate) fn add(&mut self, severity: Severity, source: &Source, span: Span, message: &str) {
         let place = || Some(source.place(span));
         self.push(severity, &source.path, place, message);
     }
 
     /// A problem of a file as a whole.
-    pub(crate) fn file(&mut self, severity: Severity, path: &str, message: String) {
+    pub(crate) fn file(&mut self, severity: Severity, path: &str, message: &str) {
         self.push(severity, path, || None, message);
     }
 
-    fn push(&mut self, severity: Severity, path: &str, place: impl Fn() -> Option<Place>, message: String) {
+    fn push(&mut self, severity: Severity, path: &str, place: impl Fn() -> Option<Place>, message: &str) {
         self.errors += usize::from(severity == Severity::Error);
         // The first error is kept even behind a crowd of warnings, since it is the reason for the refusal.
         if self.kept.len() >= MAX_DIAGNOSTICS && !(severity == Severity::Error && self.errors == 1) {

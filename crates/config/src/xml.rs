@@ -34,7 +34,7 @@ pub(crate) struct Element<'s> {
     pub(crate) attributes: Vec<Attribute>,
     /// What is wrong with its attributes. Kept here because it only matters where the element does.
     pub(crate) flaws: Vec<(Span, String)>,
-    pub(crate) children: Vec<Element<'s>>,
+    pub(crate) children: Vec<Self>,
     /// Its own text without that of its children, trimmed.
     pub(crate) text: String,
     /// From the first to the last character of the text.
@@ -94,7 +94,7 @@ impl<'s> Element<'s> {
 pub(crate) fn parse<'s>(source: &'s Source, report: &mut Report) -> Vec<Element<'s>> {
     if let Some(span) = source.damage {
         let message = "this is not UTF-8; such bytes are read as question marks".to_owned();
-        report.warning(source, span, message);
+        report.warning(source, span, &message);
     }
     let masked = mask_escaped_tags(&source.text);
     let mut tree = Tree {
@@ -117,18 +117,18 @@ pub(crate) fn parse<'s>(source: &'s Source, report: &mut Report) -> Vec<Element<
             Ok(Event::Start(tag)) => {
                 if tree.open.len() >= MAX_DEPTH {
                     let message = format!("elements are nested more than {MAX_DEPTH} deep; reading stops here");
-                    report.error(source, span, message);
+                    report.error(source, span, &message);
                     return tree.close_all();
                 }
                 if is_stray(&tag) {
-                    report.error(source, Span::new(start, start + 1), STRAY.to_owned());
+                    report.error(source, Span::new(start, start + 1), STRAY);
                     continue;
                 }
                 let element = tree.element(&tag, start);
                 tree.open.push(element);
             }
             Ok(Event::Empty(tag)) if is_stray(&tag) => {
-                report.error(source, Span::new(start, start + 1), STRAY.to_owned());
+                report.error(source, Span::new(start, start + 1), STRAY);
             }
             Ok(Event::Empty(tag)) => {
                 let element = tree.element(&tag, start);
@@ -161,7 +161,7 @@ pub(crate) fn parse<'s>(source: &'s Source, report: &mut Report) -> Vec<Element<
                 report.error(
                     source,
                     Span::new(at, at + 1),
-                    format!("broken XML: {error}; reading stops here"),
+                    &format!("broken XML: {error}; reading stops here"),
                 );
                 return tree.close_all();
             }
@@ -241,7 +241,7 @@ impl<'s> Tree<'s> {
                 let leading = text.len() - text.trim_start().len();
                 let span = Span::new(span.start + leading, span.end);
                 let message = "text outside of every block; is a '<' missing before it?".to_owned();
-                report.warning(self.source, span, message);
+                report.warning(self.source, span, &message);
             }
         }
     }
@@ -257,7 +257,7 @@ impl<'s> Tree<'s> {
                 }
                 None => format!("</{name}> closes nothing; no element is open here"),
             };
-            report.error(self.source, span, message);
+            report.error(self.source, span, &message);
             return;
         };
         while self.open.len() > depth + 1 {
@@ -267,7 +267,7 @@ impl<'s> Tree<'s> {
                     "<{0}> is not closed before </{name}> in line {line}; put </{0}> there",
                     element.name
                 );
-                report.error(self.source, element.name_span, message);
+                report.error(self.source, element.name_span, &message);
             }
             self.close();
         }
@@ -287,7 +287,7 @@ impl<'s> Tree<'s> {
                 "<{0}> is not closed at the end of the file; put </{0}> where it ends",
                 element.name
             );
-            report.error(self.source, element.name_span, message);
+            report.error(self.source, element.name_span, &message);
         }
     }
 

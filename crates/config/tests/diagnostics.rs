@@ -1,5 +1,7 @@
 //! What an operator reads: the place, the line, the caret, the reason and the cure.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use muster_config::{Input, Inputs, load, parse, parse_text};
 
 /// What is printed about a configuration: its errors and warnings, or its warnings alone.

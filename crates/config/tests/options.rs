@@ -1,5 +1,7 @@
 //! Every option: what it takes, what it refuses, and how it comes back out of `config show`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
 use std::collections::BTreeSet;
 
 use muster_config::{

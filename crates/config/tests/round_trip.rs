@@ -1,5 +1,7 @@
 //! What `config show` prints is read back to the same settings, whatever they are.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
 use std::time::Duration;
 
 use muster_config::{

@@ -1,5 +1,7 @@
 //! The files that are shipped check clean.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
 use std::{fs, path::Path};
 
 use muster_config::{Input, Inputs, Settings, parse};

@@ -1,5 +1,7 @@
 //! Stock configurations mean here what they mean there.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
 use std::time::Duration;
 
 use muster_config::{
