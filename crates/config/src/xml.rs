@@ -93,8 +93,8 @@ impl<'s> Element<'s> {
 /// Reads one file's roots. What is broken is reported, and what could still be read is returned.
 pub(crate) fn parse<'s>(source: &'s Source, report: &mut Report) -> Vec<Element<'s>> {
     if let Some(span) = source.damage {
-        let message = "this is not UTF-8; such bytes are read as question marks".to_owned();
-        report.warning(source, span, &message);
+        let message = "this is not UTF-8; such bytes are read as question marks";
+        report.warning(source, span, message);
     }
     let masked = mask_escaped_tags(&source.text);
     let mut tree = Tree {
@@ -240,7 +240,7 @@ impl<'s> Tree<'s> {
             None => {
                 let leading = text.len() - text.trim_start().len();
                 let span = Span::new(span.start + leading, span.end);
-                let message = "text outside of every block; is a '<' missing before it?".to_owned();
+                let message = "text outside of every block; is a '<' missing before it?";
                 report.warning(self.source, span, &message);
             }
         }

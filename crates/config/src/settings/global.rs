@@ -254,17 +254,34 @@ impl Block for Cluster {
     }
 }
 
+fn log_format() -> Special<LogFormat> {
+    Special {
+        accepts: "'plain', 'json' or 'plain,json'",
+        read: |text| {
+            let mut words: Vec<_> = text.split(',').map(str::trim).collect();
+            words.sort_unstable();
+            let format = match words.as_slice() {
+                ["plain"] => Some(LogFormat::Plain),
+                ["json"] => Some(LogFormat::Json),
+                ["json", "plain"] => Some(LogFormat::Both),
+                _ => None,
+            };
+            format.into()
+        },
+        write: |format| {
+            let word = match format {
+                LogFormat::Plain => "plain",
+                LogFormat::Json => "json",
+                LogFormat::Both => "plain,json",
+            };
+            Some(word.to_owned())
+        },
+    }
+}
+
 impl Block for Logging {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
-        let formats = word(&[
-            ("plain", LogFormat::Plain),
-            ("json", LogFormat::Json),
-            ("plain,json", LogFormat::Both),
-            ("json,plain", LogFormat::Both),
-            ("plain, json", LogFormat::Both),
-            ("json, plain", LogFormat::Both),
-        ]);
-        walk.stock("log_format", formats, &mut self.log_format);
+        walk.stock("log_format", log_format(), &mut self.log_format);
         walk.foreign();
     }
 }
