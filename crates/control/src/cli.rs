@@ -60,11 +60,12 @@ pub enum Command {
     Restart(Daemons),
     /// say how daemons are: running, since when, ready or why not, queues and drops
     ///
-    /// As JSON: {"daemons": [{"daemon", "state": "running" | "stopped" | "unresponsive", "enabled", "version", "pid",
-    /// "since", "ready", "degraded": [], "listening": [], "queues": [{"name", "used", "capacity", "unit", "dropped"}],
-    /// "counters": {}, "facts": {}}]}; of a daemon that does not answer, the first three and "error".
+    /// As JSON: {"daemons": [{"daemon", "state": "running" | "stopped" | "unresponsive" | "forbidden", "enabled",
+    /// "version", "pid", "since", "ready", "degraded": [], "listening": [], "queues": [{"name", "used", "capacity",
+    /// "unit", "dropped"}], "counters": {}, "facts": {}}]}; of a daemon that does not answer, the first three and
+    /// "error".
     ///
-    /// The exit code is 0 when every daemon that should run does, else 3.
+    /// The exit code is 0 when every daemon that should run does, 77 when one may not be asked, else 3.
     Status(Daemons),
     /// let daemons read their configuration again; a bad one changes nothing
     Reload(Daemons),

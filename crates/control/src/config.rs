@@ -1,9 +1,7 @@
 //! `config check` and `config show`
 
-use std::path::PathBuf;
-
 use muster_config::{Loaded, Secrets};
-use muster_service::exit::{BAD_CONFIG, DONE, Exit};
+use muster_service::exit::DONE;
 
 use crate::{
     cli::{ConfigFile, OutputFormat},
@@ -34,7 +32,6 @@ pub(crate) fn show(context: &Context, arguments: &ConfigFile) -> anyhow::Result<
 }
 
 fn load(context: &Context, arguments: &ConfigFile) -> anyhow::Result<Loaded> {
-    let file: Option<PathBuf> = arguments.file.as_deref().map(|file| context.here.join(file));
-    let loaded = muster_config::load(&context.home, file.as_deref());
-    loaded.map_err(|faults| Exit::new(BAD_CONFIG, faults.to_string()).into())
+    let file = arguments.file.as_deref().map(|file| context.here.join(file));
+    context.load(file.as_deref())
 }

@@ -2,12 +2,14 @@
 
 use std::{
     env,
+    fs::File,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context as _;
-use muster_config::Settings;
+use muster_config::{Loaded, Settings};
 use muster_proto::{
     ipc::control::{Request, Response},
     paths,
@@ -45,10 +47,19 @@ impl Context {
 
     /// The configuration in force, or all its faults.
     pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
-        let loaded = muster_config::load(&self.home, None);
-        loaded
-            .map(|loaded| loaded.settings)
-            .map_err(|faults| Exit::new(BAD_CONFIG, faults.to_string()).into())
+        self.load(None).map(|loaded| loaded.settings)
+    }
+
+    /// The configuration of a file, or of the home.
+    pub(crate) fn load(&self, file: Option<&Path>) -> anyhow::Result<Loaded> {
+        let path = file.unwrap_or(Path::new(paths::CONFIG));
+        if let Err(error) = File::open(path)
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            let exit = Exit::new(NOT_PERMITTED, format!("cannot read {}", path.display()));
+            return Err(anyhow::Error::new(error).context(exit));
+        }
+        muster_config::load(&self.home, file).map_err(|faults| Exit::new(BAD_CONFIG, faults.to_string()).into())
     }
 
     pub(crate) async fn connect(&self, daemon: &str) -> anyhow::Result<Client> {

@@ -5,7 +5,7 @@ use muster_proto::ipc::control::{DaemonStatus, Request, Response};
 use muster_service::{
     client::ClientError,
     clock,
-    exit::{DONE, UNREACHABLE},
+    exit::{DONE, NOT_PERMITTED, UNREACHABLE},
 };
 use serde_json::{Map, Value, json};
 
@@ -27,8 +27,10 @@ struct Found {
 enum State {
     /// It answers.
     Running(Box<DaemonStatus>),
-    /// It has a process, or a socket that we may not open, and gives no answer.
+    /// It has a process and gives no answer.
     Unresponsive(String),
+    /// We may not ask.
+    Forbidden(String),
     /// It has neither.
     Stopped,
 }
@@ -51,6 +53,9 @@ pub(crate) async fn status(context: &Context, chosen: &cli::Daemons) -> anyhow::
             }
         }
     }
+    if all.iter().any(|found| matches!(found.state, State::Forbidden(_))) {
+        return Ok(NOT_PERMITTED);
+    }
     let as_it_should = |found: &Found| found.idle.is_some() || matches!(found.state, State::Running(_));
     Ok(if all.iter().all(as_it_should) {
         DONE
@@ -69,6 +74,7 @@ async fn find_out(context: &Context, daemon: Daemon, settings: Option<&Settings>
         Ok(Response::Status(status)) => State::Running(status),
         Ok(_) => State::Unresponsive("it answered something else than was asked".to_owned()),
         Err(ClientError::Unreachable { .. }) if daemon.pid().is_none() => State::Stopped,
+        Err(error @ ClientError::NotPermitted { .. }) => State::Forbidden(format!("{:#}", anyhow::Error::new(error))),
         Err(error) => State::Unresponsive(format!("{:#}", anyhow::Error::new(error))),
     };
     Found { daemon, idle, state }
@@ -83,6 +89,10 @@ fn to_json(found: &Found) -> Value {
         State::Unresponsive(error) => {
             object.insert("error".to_owned(), error.as_str().into());
             "unresponsive"
+        }
+        State::Forbidden(error) => {
+            object.insert("error".to_owned(), error.as_str().into());
+            "forbidden"
         }
         State::Running(status) => {
             let DaemonStatus {
@@ -132,6 +142,7 @@ fn to_text(found: &Found, now: u64) -> Vec<String> {
             None => format!("{name:10} not running"),
         }],
         State::Unresponsive(error) => vec![format!("{name:10} runs and does not answer: {error}")],
+        State::Forbidden(error) => vec![format!("{name:10} is not for you to ask: {error}")],
         State::Running(status) => running(status, now),
     }
 }

@@ -11,6 +11,7 @@ mod home;
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     process::Stdio,
 };
 
@@ -339,6 +340,31 @@ fn cert_needs_no_home_and_overwrites_nothing() {
     let before = fs::read(&key).expect("made");
     assert_eq!(exit_code(&make()), exit::FAILED);
     assert_eq!(fs::read(&key).expect("still there"), before);
+}
+
+#[test]
+fn user_who_may_not_open_the_socket_gets_code_77() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let home = Home::new();
+    let _remoted = FakeDaemon::remoted(&home, 0);
+    home.open_to_strangers();
+    for arguments in [
+        &["status", "remoted"][..],
+        &["agent", "list"],
+        &["reload", "remoted"],
+        &["config", "check"],
+    ] {
+        let mut command = home.command(arguments);
+        let output = command.uid(65_533).gid(65_533).output().expect("ran");
+        assert_eq!(
+            exit_code(&output),
+            exit::NOT_PERMITTED,
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
 
 use anyhow::Context;
 use muster_config::Settings;
-use nix::sys::prctl;
+use nix::{sys::prctl, unistd::getppid};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -102,10 +102,11 @@ impl Startup {
     /// # Errors
     /// What `start` returns, and what keeps the runtime, the signals or the pid file from being there.
     pub fn run(self, start: impl AsyncFnOnce(&mut Running) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-        if self.supervised {
+        if let Some(supervisor) = self.supervisor {
             // Only now: changing the user would have undone it.
             prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)
                 .context("binding this process to its supervisor")?;
+            anyhow::ensure!(getppid() == supervisor, "the supervisor is gone");
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -14,7 +14,7 @@ use muster_config::{Loaded, Settings};
 use muster_proto::paths;
 use nix::{
     sys::stat::{Mode, umask},
-    unistd::{geteuid, setsid},
+    unistd::{Pid, geteuid, getppid, setsid},
 };
 
 use crate::{
@@ -52,7 +52,7 @@ pub struct Startup {
     pub inherited: Inherited,
     pub(crate) reloader: Reloader,
     pub(crate) detached: bool,
-    pub(crate) supervised: bool,
+    pub(crate) supervisor: Option<Pid>,
     pub(crate) bound: Bound,
     pub(crate) lock: InstanceLock,
     identity: Option<Identity>,
@@ -66,6 +66,7 @@ impl Startup {
     /// An [`Exit`] with its code: 78 for a bad configuration, all of whose faults are on standard error by then; 0 and
     /// no message for a passed `--test-config`. Give it to [`exit::report`](crate::exit::report).
     pub fn begin(daemon: &'static str, common: &Common) -> anyhow::Result<Self> {
+        let supervisor = common.supervised.then(getppid);
         umask(Mode::from_bits_truncate(UMASK));
         let program = Program::of(&env::args_os().next().unwrap_or_default(), daemon);
         if background::is_wanted(&program, common) {
@@ -118,7 +119,7 @@ impl Startup {
             inherited: Inherited::from_environment(),
             reloader,
             detached: common.detached,
-            supervised: common.supervised,
+            supervisor,
             bound: Bound::default(),
             lock,
             identity,

@@ -358,6 +358,42 @@ fn started_as_root_it_becomes_the_owner_of_the_home_for_good() {
 }
 
 #[test]
+fn supervised_daemon_ends_when_its_supervisor_is_killed() {
+    let home = Home::new();
+    let daemon = home.command(&["--supervised"]);
+    // The supervisor: a shell that starts the daemon and waits.
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", "\"$@\" & wait", "sh"])
+        .arg(daemon.get_program())
+        .args(daemon.get_args());
+    shell.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut shell = shell
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let pid = wait_for(|| {
+        let names = if home.path("var/run").is_dir() {
+            home.names_in("var/run")
+        } else {
+            Vec::new()
+        };
+        names.iter().find_map(|name| {
+            name.strip_prefix("muster-exampled-")?
+                .strip_suffix(".pid")?
+                .parse()
+                .ok()
+        })
+    });
+    let daemon = Background(pid);
+    shell.kill().expect("killed");
+    shell.wait().expect("ended");
+    wait_for(|| (!pid_file::is_alive(pid)).then_some(()));
+    std::mem::forget(daemon);
+}
+
+#[test]
 fn under_a_stock_name_it_goes_into_the_background_with_stock_manners() {
     let home = Home::new();
     fs::create_dir(home.path("bin")).expect("created");

@@ -58,6 +58,21 @@ impl Home {
         self.command(arguments).output().expect("ran")
     }
 
+    /// Lets everybody come as far as the files and sockets, and no farther.
+    pub(crate) fn open_to_strangers(&self) {
+        for path in [
+            self.directory.path().to_owned(),
+            self.bin(),
+            self.path("."),
+            self.path("etc"),
+            self.path("queue"),
+        ] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("opened");
+        }
+        fs::set_permissions(self.path("queue/muster"), fs::Permissions::from_mode(0o1771)).expect("opened");
+        fs::set_permissions(self.path("queue/muster/remoted.ctl"), fs::Permissions::from_mode(0o660)).expect("closed");
+    }
+
     fn bin(&self) -> PathBuf {
         Path::new(self.directory.path()).join("bin")
     }

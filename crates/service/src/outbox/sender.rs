@@ -145,6 +145,8 @@ enum DeliveryError {
     Outbox(#[from] OutboxError),
     #[error(transparent)]
     Ipc(#[from] IpcError),
+    #[error("natsd does not run")]
+    NotThere,
     #[error("natsd closed the connection")]
     Closed,
     #[error("natsd broke the protocol: {0}")]
@@ -203,7 +205,10 @@ fn count(database: &Database, shared: &Shared) -> Result<u64, OutboxError> {
 async fn deliver(options: &SenderOptions, shared: &Shared) -> Result<std::convert::Infallible, DeliveryError> {
     let mut database = open(options)?;
     let incarnation = count(&database, shared)?;
-    let connection = Connection::connect(&options.socket, options.producer).await?;
+    let connection = match Connection::connect(&options.socket, options.producer).await {
+        Err(IpcError::Io(error)) if is_absence(&error) => return Err(DeliveryError::NotThere),
+        connected => connected?,
+    };
     let (mut reader, mut writer) = connection.into_split();
     writer
         .send(&ToNatsd::Produce {
@@ -236,6 +241,10 @@ async fn deliver(options: &SenderOptions, shared: &Shared) -> Result<std::conver
         bytes: 0,
     };
     stream(&mut database, shared, window, &mut reader, &mut writer).await
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// What was sent and is not taken yet.
