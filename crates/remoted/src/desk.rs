@@ -150,7 +150,7 @@ impl Desk {
             let open = self.backlog.len() < FULL || self.window.writer().error.is_some();
             let now = Instant::now();
             let tick_at = open.then(|| now + self.next_tick.since(Millis::now()));
-            let store_at = self.store_at();
+            let store_at = self.store_at(now);
             let store = store_at.is_some_and(|at| at <= now);
             // Waiting for room needs no clock, waiting until enough is gathered does.
             let wake_at = tick_at.into_iter().chain(store_at.filter(|_| !store)).min();
@@ -178,9 +178,9 @@ impl Desk {
 
     /// When there is something for the store: at once if an event other than a keepalive waits, else when enough was
     /// gathered.
-    fn store_at(&self) -> Option<Instant> {
+    fn store_at(&self, now: Instant) -> Option<Instant> {
         if self.hurry {
-            return Some(Instant::now());
+            return Some(now);
         }
         self.gathering_since.map(|since| since + GATHER)
     }
