@@ -70,7 +70,7 @@ pub(crate) fn cert(home: Option<&Path>, arguments: &cli::Cert) -> anyhow::Result
         arguments.names.clone()
     };
     let pair = make(&names, kind, arguments.days)?;
-    write_new(&key, pair.key.as_bytes(), 0o640)?;
+    write_new(&key, pair.key.as_bytes(), 0o600)?;
     write_new(&certificate, pair.certificate.as_bytes(), 0o644)?;
     say(format!(
         "{} and {} are made, valid {} days",

@@ -226,7 +226,7 @@ fn make_certificate(files: &Files<'_>, arguments: &cli::Init) -> anyhow::Result<
     );
     let pair = cert::make(&names, KeyKind::Rsa(RsaKeySize::_2048), CERTIFICATE_DAYS)?;
     let owner = Owner::Daemon("authd");
-    files.make(paths::AUTHD_KEY, owner, 0o640, || {
+    files.make(paths::AUTHD_KEY, owner, 0o600, || {
         Ok(Zeroizing::new(pair.key.as_bytes().to_vec()))
     })?;
     files.make(paths::AUTHD_CERT, owner, 0o644, || {

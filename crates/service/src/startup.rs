@@ -57,6 +57,7 @@ pub struct Startup {
     pub(crate) lock: InstanceLock,
     identity: Option<Identity>,
     sandboxed: bool,
+    log_directory: Option<PathBuf>,
 }
 
 impl Startup {
@@ -124,6 +125,8 @@ impl Startup {
             lock,
             identity,
             sandboxed: !common.no_sandbox,
+            // Opening the log anew after a rotation makes a file in it.
+            log_directory: log_file.and_then(|file| file.parent().map(Path::to_owned)),
         })
     }
 
@@ -209,9 +212,12 @@ impl Startup {
         }
         let mut access = access
             .read(["etc"])
-            .write([paths::RUN, paths::LOGS, paths::MUSTER_SOCKETS, "queue/sockets"]);
+            .write([paths::RUN, paths::MUSTER_SOCKETS, "queue/sockets"]);
         if let Some(file) = &self.reloader.config {
             access = access.read([file]);
+        }
+        if let Some(directory) = &self.log_directory {
+            access = access.write([directory]);
         }
         sandbox::restrict(&access).context("restricting file access")
     }

@@ -35,9 +35,10 @@ fn secrets_are_closed_to_others_and_shared_directories_are_sticky() {
     let directory = tempfile::tempdir().expect("directory");
     let home = directory.path().join("home");
     init(Some(&home), &arguments()).expect("made");
-    for path in [paths::AUTHD_PASS, paths::AUTHD_KEY, paths::CLIENT_KEYS, paths::CONFIG] {
+    for path in [paths::AUTHD_PASS, paths::CLIENT_KEYS, paths::CONFIG] {
         assert_eq!(mode(&home.join(path)), 0o640, "{path}");
     }
+    assert_eq!(mode(&home.join(paths::AUTHD_KEY)), 0o600);
     for path in ["etc", "queue/sockets", "queue/muster", paths::RUN, paths::LOGS] {
         assert_eq!(mode(&home.join(path)), 0o1770, "{path}");
     }
