@@ -36,7 +36,7 @@ use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 mod backlog;
 mod valve;
@@ -92,14 +92,13 @@ impl AnalysisTarget {
     }
 }
 
-/// What became of an event.
+/// Whether events have another way than this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Offered {
-    Taken,
-    /// There was no room; counted.
-    Dropped,
-    /// Nobody could take it anyway; counted.
-    Unusable,
+pub(crate) enum Need {
+    /// None: they wait for the analysis daemon.
+    Needed,
+    /// The archives: when there is no socket here, events do not wait for one.
+    Optional,
 }
 
 /// One worker's line to the analysis daemon.
@@ -115,6 +114,9 @@ pub(crate) struct Analysis {
     headers: MultiHeaders<()>,
     tallies: Arc<Tallies>,
     gauges: Arc<Gauges>,
+    need: Need,
+    /// There is no socket, and none is needed.
+    absent: bool,
     looked_for_wait_file: Millis,
 }
 
@@ -128,7 +130,13 @@ enum Line {
 }
 
 impl Analysis {
-    pub(crate) fn new(target: AnalysisTarget, when_full: WhenFull, tallies: Arc<Tallies>, gauges: Arc<Gauges>) -> Self {
+    pub(crate) fn new(
+        target: AnalysisTarget,
+        when_full: WhenFull,
+        need: Need,
+        tallies: Arc<Tallies>,
+        gauges: Arc<Gauges>,
+    ) -> Self {
         Self {
             target: Rc::new(target),
             backlog: Backlog::default(),
@@ -139,16 +147,27 @@ impl Analysis {
             headers: MultiHeaders::preallocate(BATCH, None),
             tallies,
             gauges,
+            need,
+            absent: false,
             looked_for_wait_file: Millis::NEVER,
         }
     }
 
-    /// Takes an agent's event, if there is room. `can_wait` says whether its sender can be paused.
-    pub(crate) fn offer(&mut self, slot: &AgentSlot, payload: &[u8], can_wait: bool, now: Millis) -> Offered {
+    /// Takes an agent's event, if there is room; what becomes of it is counted. `can_wait` says whether its sender can
+    /// be paused.
+    pub(crate) fn offer(&mut self, slot: &AgentSlot, payload: &[u8], can_wait: bool, now: Millis) {
+        if self.absent {
+            return;
+        }
         if !self.valve.admits(self.backlog.bytes(), can_wait, now) {
             slot.count_dropped_event();
-            self.count_drop(1);
-            return Offered::Dropped;
+            let tally = if self.is_down() {
+                Tally::EventsDroppedNoReader
+            } else {
+                Tally::EventsDroppedFull
+            };
+            self.tallies.count(tally);
+            return;
         }
         let source = slot.source(self.target.layout);
         let mut written = Ok(());
@@ -156,16 +175,9 @@ impl Analysis {
         match written {
             Ok(()) => {
                 self.valve.level(self.backlog.bytes(), now);
-                Offered::Taken
             }
-            Err(NotForwarded::SignOfLife) => {
-                self.tallies.count(Tally::EventsMarker);
-                Offered::Unusable
-            }
-            Err(_) => {
-                self.tallies.count(Tally::EventsMalformed);
-                Offered::Unusable
-            }
+            Err(NotForwarded::SignOfLife) => self.tallies.count(Tally::EventsMarker),
+            Err(_) => self.tallies.count(Tally::EventsMalformed),
         }
     }
 
@@ -193,12 +205,12 @@ impl Analysis {
 
     /// Whether somebody listens, or nobody was needed yet.
     pub(crate) fn is_down(&self) -> bool {
-        matches!(self.line, Line::Down { was_up: false } | Line::Held)
+        !self.absent && matches!(self.line, Line::Down { was_up: false } | Line::Held)
     }
 
     /// Whether anything is not sent yet.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.backlog.is_empty()
+        !self.absent && !self.backlog.is_empty()
     }
 
     /// Told when there is room again.
@@ -276,15 +288,6 @@ impl Analysis {
         Sent::All
     }
 
-    fn count_drop(&mut self, events: u64) {
-        let tally = if self.is_down() {
-            Tally::EventsDroppedNoReader
-        } else {
-            Tally::EventsDroppedFull
-        };
-        self.tallies.add(tally, events);
-    }
-
     fn socket(&self) -> Option<Rc<UnixDatagram>> {
         match &self.line {
             Line::Up(socket) => Some(Rc::clone(socket)),
@@ -312,12 +315,16 @@ impl Analysis {
         // Refused above the kernel's own limit, which then stays.
         let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER);
         self.line = Line::Up(Rc::new(UnixDatagram::from_std(socket)?));
+        self.absent = false;
         info!(socket = %self.target.path.display(), "connected to the analysis daemon");
         Ok(())
     }
 
     fn down(&mut self, error: &io::Error) {
-        if matches!(self.line, Line::Down { was_up: true } | Line::Held) {
+        self.absent = self.need == Need::Optional && error.kind() == io::ErrorKind::NotFound;
+        if self.absent {
+            debug!(socket = %self.target.path.display(), "no analysis daemon: events go to the archives only");
+        } else if matches!(self.line, Line::Down { was_up: true } | Line::Held) {
             warn!(%error, socket = %self.target.path.display(), "nobody takes events: they wait, then <when_full> decides");
         }
         self.line = Line::Down { was_up: false };

@@ -66,7 +66,8 @@ pub use self::{
     tally::{Gauges, Tallies, Tally},
 };
 use crate::{
-    analysis::{Analysis, AnalysisTarget, CAP, drain},
+    analysis::{Analysis, AnalysisTarget, CAP, Need, drain},
+    archives::{self, ArchiveOptions, Archives},
     counters::{SenderPair, received::Keeper},
     keys::{
         KeyTable,
@@ -130,6 +131,7 @@ pub struct Edge {
     workers: Vec<(Arc<Tallies>, Arc<Gauges>)>,
     listening: Vec<Listening>,
     analysis: AnalysisTarget,
+    archives: Option<Archives>,
 }
 
 impl Edge {
@@ -187,7 +189,21 @@ impl Edge {
             workers: Vec::new(),
             listening,
             analysis: analysis.clone(),
+            archives: None,
         };
+        let rules = rules_of(settings);
+        if rules.iter().any(|rules| rules.archives) {
+            let options = ArchiveOptions {
+                socket: home.join(paths::EVENTS_SOCKET),
+                manager: manager_name(settings),
+                layout: analysis.layout,
+                incarnation: getrandom::u64().unwrap_or_else(|_| u64::from(unix_seconds)),
+            };
+            let (archives, thread) = Archives::start(options, stop.clone())
+                .map_err(|error| StartError::Thread("sender of archives", error))?;
+            edge.archives = Some(archives);
+            edge.threads.push(thread);
+        }
         let limits = Limits::new(settings, sockets.workers.len());
         let (started, ready) = sync_channel(sockets.workers.len());
         for (index, (sockets, commands)) in sockets.workers.into_iter().zip(receivers).enumerate() {
@@ -204,7 +220,8 @@ impl Edge {
                 gauges: Arc::default(),
                 analysis: analysis.clone(),
                 limits,
-                rules: rules_of(settings),
+                rules: rules.clone(),
+                archives: edge.archives.clone(),
                 when_full: when_full_of(settings),
                 flush_every: options.recv_counter_flush,
                 send_buffer: options.send_buffer_size,
@@ -218,7 +235,7 @@ impl Edge {
                 .map_err(|error| StartError::Thread("worker", error))?;
             edge.threads.push(thread);
         }
-        for _ in 0..edge.threads.len() {
+        for _ in 0..edge.workers.len() {
             let outcome = ready
                 .recv()
                 .unwrap_or_else(|_| Err(io::Error::other("a worker has ended")));
@@ -274,7 +291,7 @@ impl Edge {
             Tally::EventsDroppedTooLong,
         ];
         let commands = &self.courier.common.workers;
-        vec![
+        let mut queues = vec![
             QueueStatus {
                 name: "analysis".to_owned(),
                 used: waiting as u64,
@@ -292,7 +309,15 @@ impl Edge {
                 unit: "messages".to_owned(),
                 dropped: self.count(Tally::CommandsFailed),
             },
-        ]
+        ];
+        queues.extend(self.archives.as_ref().map(|archives| QueueStatus {
+            name: "archives".to_owned(),
+            used: archives.waiting() as u64,
+            capacity: archives::QUEUE_BYTES as u64,
+            unit: "bytes".to_owned(),
+            dropped: self.count(Tally::ArchivesDropped),
+        }));
+        queues
     }
 
     /// What does not work as it should, in words.
@@ -350,6 +375,16 @@ fn rules_of(settings: &Settings) -> Vec<Rules> {
         .secure_remotes()
         .map(|remote| Rules::new(remote, settings.muster.manager_version, verify))
         .collect()
+}
+
+/// What archives call this manager.
+fn manager_name(settings: &Settings) -> String {
+    let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    settings
+        .node_name()
+        .map(str::to_owned)
+        .or_else(host)
+        .unwrap_or_else(|| "manager".to_owned())
 }
 
 /// There is one way to the analysis daemon, so one answer to its being slow: to wait, if any block says so.
@@ -415,6 +450,7 @@ struct Seed {
     analysis: AnalysisTarget,
     limits: Limits,
     rules: Vec<Rules>,
+    archives: Option<Archives>,
     when_full: WhenFull,
     flush_every: u32,
     send_buffer: usize,
@@ -459,7 +495,18 @@ impl Seed {
             rules: self.rules.into(),
             when_full: self.when_full,
             outgoing: Outgoing::new(self.sender, ways, self.send_buffer, Arc::clone(&self.tallies)),
-            analysis: Analysis::new(self.analysis, self.when_full, Arc::clone(&self.tallies), self.gauges),
+            analysis: Analysis::new(
+                self.analysis,
+                self.when_full,
+                if self.archives.is_some() {
+                    Need::Optional
+                } else {
+                    Need::Needed
+                },
+                Arc::clone(&self.tallies),
+                self.gauges,
+            ),
+            archives: self.archives,
             strangers: Strangers::new(self.limits.strangers),
             news: self.news,
             keeper: self.keeper,

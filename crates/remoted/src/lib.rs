@@ -1,6 +1,7 @@
 //! The agent daemon: its network edge, and the roster of who is alive.
 
 pub mod analysis;
+pub mod archives;
 pub mod cli;
 pub mod control;
 pub mod counters;

@@ -57,6 +57,8 @@ pub struct Rules {
     pub manager_version: ManagerVersion,
     /// Whose counters are checked.
     pub verify: Verify,
+    /// Whether events also become archive records.
+    pub archives: bool,
 }
 
 impl Rules {
@@ -69,6 +71,7 @@ impl Rules {
             allow_higher_versions: remote.allow_higher_versions,
             manager_version,
             verify,
+            archives: remote.archives,
         }
     }
 }

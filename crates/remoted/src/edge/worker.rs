@@ -13,6 +13,7 @@ use std::{
 
 use muster_config::WhenFull;
 use muster_proto::transport::envelope::Opener;
+use muster_service::clock::unix_ms;
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
     watch,
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     analysis::{Analysis, HasAnalysis},
+    archives::Archives,
     counters::received::Keeper,
     keys::KeyTable,
     session::{
@@ -57,6 +59,7 @@ pub(crate) struct Worker {
     pub(crate) opener: Opener,
     pub(crate) outgoing: Outgoing,
     pub(crate) analysis: Analysis,
+    pub(crate) archives: Option<Archives>,
     pub(crate) strangers: Strangers,
     /// What strangers have half sent.
     pub(crate) stranger_bytes: usize,
@@ -82,6 +85,7 @@ pub(crate) struct Parts {
     pub(crate) when_full: WhenFull,
     pub(crate) outgoing: Outgoing,
     pub(crate) analysis: Analysis,
+    pub(crate) archives: Option<Archives>,
     pub(crate) strangers: Strangers,
     pub(crate) news: mpsc::Sender<News>,
     pub(crate) keeper: Keeper,
@@ -158,6 +162,7 @@ impl Worker {
             opener: Opener::new(),
             outgoing: parts.outgoing,
             analysis: parts.analysis,
+            archives: parts.archives,
             strangers: parts.strangers,
             stranger_bytes: 0,
             news: parts.news,
@@ -280,6 +285,11 @@ impl Worker {
         }
         if let Some(payload) = decision.event {
             slot.count_event(payload.len());
+            if let Some(archives) = self.archives.as_ref().filter(|_| rules.archives)
+                && archives.offer(slot, payload, unix_ms()).is_err()
+            {
+                self.tallies.count(Tally::ArchivesDropped);
+            }
             self.analysis.offer(slot, payload, memory.is_some(), now);
             if let Some(memory) = memory.as_deref_mut() {
                 memory.brings_events = true;

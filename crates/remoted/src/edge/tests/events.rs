@@ -1,5 +1,7 @@
 //! Events to the analysis daemon: what it gets, and what happens when it does not take it.
 
+use muster_proto::ipc::events::{FromNatsd, ToNatsd};
+
 use super::*;
 
 #[test]
@@ -178,7 +180,7 @@ fn paused_agent_counts_as_alive() {
     let mut busy = Agent::dynamic();
     let mut flood = stage.connect();
     let slot = Arc::clone(stage.edge.tables.borrow().by_id("001").unwrap());
-    let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(0);
+    let (stop, stopped) = sync_channel::<()>(0);
     let sender = std::thread::spawn(move || {
         let Link::Tcp(stream) = &flood else { unreachable!() };
         stream.set_write_timeout(Some(SILENCE)).unwrap();
@@ -258,4 +260,50 @@ fn wait_file_holds_events_back_until_it_goes() {
     fs::remove_file(file).unwrap();
     analysis.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(receive_text(&analysis), "1:[001] (dyn) any->a:held\0");
+}
+
+#[test]
+fn archives_without_an_analysis_daemon_make_nobody_wait() {
+    let home = tempfile::tempdir().unwrap();
+    for directory in ["etc", "queue/muster", "queue/sockets"] {
+        fs::create_dir_all(home.path().join(directory)).unwrap();
+    }
+    fs::write(home.path().join(paths::CLIENT_KEYS), KEYS).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let events = home.path().join(paths::EVENTS_SOCKET);
+    let listener = runtime.block_on(async { tokio::net::UnixListener::bind(events).unwrap() });
+    let stage = Setting::default()
+        .remote(|remote| remote.archives = true)
+        .start_in(home);
+    let (mut agent, mut link) = (Agent::dynamic(), stage.connect());
+    agent.say(&mut link, "1:/var/log/syslog:hello");
+    let record = runtime.block_on(async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut natsd = muster_service::ipc::Connection::accept(stream, "natsd").await.unwrap();
+        let _ = natsd.receive::<ToNatsd>().await.unwrap();
+        natsd.send(&FromNatsd::Resume { taken: 0 }).await.unwrap();
+        let Some(ToNatsd::Batch(events)) = natsd.receive().await.unwrap() else {
+            panic!("a batch")
+        };
+        natsd.send(&FromNatsd::Taken { number: 1 }).await.unwrap();
+        events.into_iter().next().unwrap()
+    });
+    assert_eq!((record.number, record.event.subject_key.as_str()), (1, "001"));
+    assert!(
+        String::from_utf8(record.event.body)
+            .unwrap()
+            .ends_with(r#""full_log":"hello"}"#)
+    );
+    assert!(stage.edge.degraded().is_empty(), "nobody misses the analysis daemon");
+    // And when one comes, it gets events too.
+    let analysis = stage.analysis();
+    agent.say(&mut link, "1:/var/log/syslog:again");
+    wait_until(|| {
+        agent.say(&mut link, "1:/var/log/syslog:more");
+        stage.edge.count(Tally::EventsForwarded) > 1
+    });
+    assert_eq!(receive_text(&analysis), "1:[001] (dyn) any->/var/log/syslog:hello\0");
 }
