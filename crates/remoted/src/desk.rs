@@ -190,7 +190,11 @@ impl Desk {
         let (rows, gone) = self.window.roster().take_rows(times(), ROWS_AT_ONCE);
         self.gathering_since = None;
         self.hurry = false;
-        Batch { rows, gone, events: std::mem::take(&mut self.backlog) }
+        Batch {
+            rows,
+            gone,
+            events: std::mem::take(&mut self.backlog),
+        }
     }
 
     fn take(&mut self, news: News) {
@@ -248,7 +252,9 @@ impl Desk {
 
     async fn finish(mut self) -> anyhow::Result<()> {
         while self.window.roster().unstored() > 0 || !self.backlog.is_empty() {
-            let Some(room) = self.parts.writer.room().await else { break };
+            let Some(room) = self.parts.writer.room().await else {
+                break;
+            };
             room.send(self.batch());
         }
         self.parts.writer.finish().await;

@@ -38,7 +38,9 @@ pub(crate) fn status_change(agent: &Agent, change: &StatusChange) -> Event {
     }
     .into_event(change.at_ms);
     if let Some(flapping) = change.flapping {
-        event.headers.push(("Muster-Flapping".to_owned(), flapping.times.to_string()));
+        event
+            .headers
+            .push(("Muster-Flapping".to_owned(), flapping.times.to_string()));
         if !flapping.alert {
             // The body keeps its level; the one beside it decides about the copy on the subject of alerts.
             event.alert_level = event.alert_level.min(HIGH_ALERT_THRESHOLD - 1);

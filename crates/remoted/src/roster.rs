@@ -263,7 +263,11 @@ impl Roster {
     /// At most `limit` agents behind `after`, in the order of their numbers, and whether more follow.
     pub fn page(&self, now: Times, after: Option<&AgentId>, limit: usize) -> (Vec<AgentInfo>, bool) {
         let mut behind = self.table.behind(after).filter_map(|place| self.table.get(place));
-        let page = behind.by_ref().take(limit).map(|agent| agent.info(now, &self.settings.policy)).collect();
+        let page = behind
+            .by_ref()
+            .take(limit)
+            .map(|agent| agent.info(now, &self.settings.policy))
+            .collect();
         (page, behind.next().is_some())
     }
 
@@ -297,20 +301,36 @@ impl Roster {
         if self.round.next < self.round.due.len() {
             return Some(Millis(1));
         }
-        let wheel = self.wheel.next_tick().map(|tick| Millis(tick.saturating_mul(TICK.as_millis() as u64)));
+        let wheel = self
+            .wheel
+            .next_tick()
+            .map(|tick| Millis(tick.saturating_mul(TICK.as_millis() as u64)));
         [wheel, self.guard.ends()].into_iter().flatten().min()
     }
 
     /// A worker or the key watcher has something to tell.
     pub fn on_news(&mut self, now: Times, news: News, out: &mut Actions) {
         match news {
-            News::Startup { slot, at, peer, protocol, outcome } => {
+            News::Startup {
+                slot,
+                at,
+                peer,
+                protocol,
+                outcome,
+            } => {
                 self.counters.startups_total.increment();
                 let Some(place) = self.find(&slot) else { return };
                 self.met(place, peer, protocol);
                 self.on_startup(place, now, at, outcome, out);
             }
-            News::Keepalive { slot, at, peer, protocol, keepalive, digest } => {
+            News::Keepalive {
+                slot,
+                at,
+                peer,
+                protocol,
+                keepalive,
+                digest,
+            } => {
                 self.counters.keepalives_total.increment();
                 let Some(place) = self.find(&slot) else { return };
                 self.met(place, peer, protocol);
@@ -321,7 +341,12 @@ impl Roster {
                 let Some(place) = self.find(&slot) else { return };
                 self.on_shutdown(place, now, at, out);
             }
-            News::HeardAgain { slot, at, peer, protocol } => {
+            News::HeardAgain {
+                slot,
+                at,
+                peer,
+                protocol,
+            } => {
                 let Some(place) = self.find(&slot) else { return };
                 self.met(place, peer, protocol);
                 self.on_heard_again(place, now, at, out);
@@ -330,8 +355,17 @@ impl Roster {
                 let Some(place) = self.find(&slot) else { return };
                 self.on_connection_lost(place, now, at, out);
             }
-            News::KeysReloaded { added, changed, removed } => self.on_keys(now, added, changed, removed, out),
-            News::Answer { slot, at: _, counter, body } => {
+            News::KeysReloaded {
+                added,
+                changed,
+                removed,
+            } => self.on_keys(now, added, changed, removed, out),
+            News::Answer {
+                slot,
+                at: _,
+                counter,
+                body,
+            } => {
                 let Some(place) = self.find(&slot) else { return };
                 self.on_answer(place, &counter, &body, out);
             }
@@ -342,7 +376,10 @@ impl Roster {
     pub fn on_tick(&mut self, now: Times, out: &mut Actions) {
         if let Some(late) = self.pulse.beat(now.mono, self.settings.policy.interval) {
             self.counters.stalls_total.increment();
-            tracing::warn!(late_ms = late.as_millis() as u64, "stood still: agents get time to be heard again");
+            tracing::warn!(
+                late_ms = late.as_millis() as u64,
+                "stood still: agents get time to be heard again"
+            );
         }
         if self.round.next == self.round.due.len() {
             self.begin_round(now, out);
@@ -376,8 +413,12 @@ impl Roster {
 
     /// What became of a message of [`Actions::sends`].
     pub fn on_sent(&mut self, now: Times, sent: &Outgoing, outcome: Result<(), SendError>, out: &mut Actions) {
-        let Purpose::Keepalive(request) = sent.purpose else { return };
-        let Some(sending) = self.settings.policy.sending else { return };
+        let Purpose::Keepalive(request) = sent.purpose else {
+            return;
+        };
+        let Some(sending) = self.settings.policy.sending else {
+            return;
+        };
         let Some(place) = self.find(&sent.slot) else { return };
         let interval = self.settings.policy.interval;
         let Some(agent) = self.table.get_mut(place) else { return };
@@ -404,7 +445,13 @@ impl Roster {
             KeepaliveEvents::Off => false,
         };
         if publish {
-            out.events.push(events::keepalive(agent, what, now.wall_ms, interval.as_secs(), &self.settings.node));
+            out.events.push(events::keepalive(
+                agent,
+                what,
+                now.wall_ms,
+                interval.as_secs(),
+                &self.settings.node,
+            ));
         }
         self.arm(place);
     }
@@ -480,7 +527,11 @@ impl Roster {
         agent.lost = false;
         let (slot, address) = (Arc::clone(&agent.slot), agent.slot.address.host_text().to_owned());
         let text = format!("ossec: Agent stopped: '{}->{address}'.", slot.name);
-        out.notices.push(Notice { slot, location: "wazuh-remoted", text });
+        out.notices.push(Notice {
+            slot,
+            location: "wazuh-remoted",
+            text,
+        });
         if self.status(place) != AgentStatus::Disconnected {
             self.change(place, now, at, AgentStatus::Disconnected, Reason::AgentStopped, out);
         }
@@ -504,7 +555,12 @@ impl Roster {
             return;
         }
         agent.lost = true;
-        out.events.push(events::connection_lost(agent, now.wall_of(at), level::MEDIUM, &self.settings.node));
+        out.events.push(events::connection_lost(
+            agent,
+            now.wall_of(at),
+            level::MEDIUM,
+            &self.settings.node,
+        ));
     }
 
     fn on_answer(&mut self, place: u32, counter: &str, body: &[u8], out: &mut Actions) {
@@ -573,7 +629,9 @@ impl Roster {
         self.active += usize::from(agent.status == AgentStatus::Active);
         let place = self.table.insert(agent);
         if let Some(agent) = self.table.get_mut(place) {
-            agent.schedule.postpone(now.mono + first_send(place, self.settings.policy.interval));
+            agent
+                .schedule
+                .postpone(now.mono + first_send(place, self.settings.policy.interval));
         }
         if is_new {
             self.mark_dirty(place);
@@ -626,11 +684,21 @@ impl Roster {
         }
         agent.missed = agent.limits(&self.settings.policy).missed(now.mono.since(heard));
         self.counters.timeouts_total.increment();
-        self.change_in(place, now, now.mono, AgentStatus::Disconnected, Reason::KeepaliveTimeout, mass, out);
+        self.change_in(
+            place,
+            now,
+            now.mono,
+            AgentStatus::Disconnected,
+            Reason::KeepaliveTimeout,
+            mass,
+            out,
+        );
     }
 
     fn send_if_due(&mut self, place: u32, now: Times, out: &mut Actions) {
-        let Some(Sending { probe, retry }) = self.settings.policy.sending else { return };
+        let Some(Sending { probe, retry }) = self.settings.policy.sending else {
+            return;
+        };
         let Some(agent) = self.table.get_mut(place) else { return };
         if agent.schedule.next_send() > now.mono {
             return;
@@ -643,14 +711,24 @@ impl Roster {
         // Until it is known what became of it.
         agent.schedule.postpone(now.mono + retry);
         let (message, counter) = match agent.schedule.probe(probe, agent.slot.family(), agent.slot.heard()) {
-            Probe::Keepalive => {
-                (ToAgent::Keepalive { name: &agent.slot.name, unix_seconds: now.wall_ms / 1000 }, None)
-            }
+            Probe::Keepalive => (
+                ToAgent::Keepalive {
+                    name: &agent.slot.name,
+                    unix_seconds: now.wall_ms / 1000,
+                },
+                None,
+            ),
             Probe::Ack => (ToAgent::Ack, None),
             Probe::Request => {
                 let counter = self.next_request;
                 self.next_request = self.next_request.wrapping_add(1);
-                (ToAgent::Request { id: RequestId(counter), text: b"agent getstate" }, Some(counter))
+                (
+                    ToAgent::Request {
+                        id: RequestId(counter),
+                        text: b"agent getstate",
+                    },
+                    Some(counter),
+                )
             }
         };
         out.sends.push(Outgoing {
@@ -664,9 +742,17 @@ impl Roster {
     fn give_up_pending(&mut self, place: u32, now: Times, out: &mut Actions) {
         let Some(agent) = self.table.get(place) else { return };
         let silence = now.mono.since(agent.heard());
-        let to = if silence >= self.patience() { AgentStatus::Disconnected } else { AgentStatus::Pending };
+        let to = if silence >= self.patience() {
+            AgentStatus::Disconnected
+        } else {
+            AgentStatus::Pending
+        };
         if to == AgentStatus::Pending && agent.reason == Some(Reason::StuckPending) {
             return;
+        }
+        let missed = agent.limits(&self.settings.policy).missed(silence);
+        if let Some(agent) = self.table.get_mut(place) {
+            agent.missed = missed;
         }
         self.change(place, now, now.mono, to, Reason::StuckPending, out);
     }
@@ -674,7 +760,9 @@ impl Roster {
     /// Says again that it is away, a level higher.
     fn escalate(&mut self, place: u32, now: Times, out: &mut Actions) {
         let Some(agent) = self.table.get_mut(place) else { return };
-        let Some(reason) = agent.reason.filter(|_| self.settings.escalation) else { return };
+        let Some(reason) = agent.reason.filter(|_| self.settings.escalation) else {
+            return;
+        };
         let absent = now.mono.since(agent.since);
         let due = ESCALATE_AFTER.iter().filter(|after| absent >= **after).count();
         let due = u8::try_from(due).unwrap_or(u8::MAX);
@@ -700,7 +788,14 @@ impl Roster {
     fn remind(&mut self, place: u32, now: Times, out: &mut Actions) {
         let Some(agent) = self.table.get(place) else { return };
         if agent.reason.is_none() && now.mono.since(agent.since) >= NEVER_CONNECTED_AFTER {
-            self.change(place, now, now.mono, AgentStatus::NeverConnected, Reason::NeverConnected, out);
+            self.change(
+                place,
+                now,
+                now.mono,
+                AgentStatus::NeverConnected,
+                Reason::NeverConnected,
+                out,
+            );
         }
     }
 
@@ -713,23 +808,19 @@ impl Roster {
             confirmed = mass.confirmed,
             "many agents timed out at once"
         );
-        out.events.push(events::mass_expiry(mass, now.wall_ms, level::HIGH, &self.settings.node));
+        out.events
+            .push(events::mass_expiry(mass, now.wall_ms, level::HIGH, &self.settings.node));
     }
 
-    fn change(
-        &mut self,
-        place: u32,
-        now: Times,
-        at: Millis,
-        to: AgentStatus,
-        reason: Reason,
-        out: &mut Actions,
-    ) {
+    fn change(&mut self, place: u32, now: Times, at: Millis, to: AgentStatus, reason: Reason, out: &mut Actions) {
         self.change_in(place, now, at, to, reason, false, out);
     }
 
     /// The one place where a status changes: agent, slot, event, row and wheel together.
-    #[expect(clippy::too_many_arguments, reason = "private, and each of them differs from caller to caller")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "private, and each of them differs from caller to caller"
+    )]
     fn change_in(
         &mut self,
         place: u32,
@@ -766,16 +857,31 @@ impl Roster {
                 }
             }
             AgentStatus::Disconnected => agent.schedule.rhythm.interrupt(),
-            AgentStatus::Pending | AgentStatus::NeverConnected => {}
+            AgentStatus::Pending => agent.missed = 0,
+            AgentStatus::NeverConnected => {}
         }
-        agent.level =
-            level(&Change { from, to, reason, critical_agent: agent.inventory.is_critical(), mass, escalations: 0 });
+        agent.level = level(&Change {
+            from,
+            to,
+            reason,
+            critical_agent: agent.inventory.is_critical(),
+            mass,
+            escalations: 0,
+        });
         if agent.level >= HIGH_ALERT_THRESHOLD {
             // Also when it does not flap yet: the first alert of a flapping agent is the one before it did.
             let alert = agent.may_alert(at_ms);
             flapping = flapping.map(|flapping| Flapping { alert, ..flapping });
         }
-        let change = StatusChange { from, to, reason, missed: agent.missed, level: agent.level, flapping, at_ms };
+        let change = StatusChange {
+            from,
+            to,
+            reason,
+            missed: agent.missed,
+            level: agent.level,
+            flapping,
+            at_ms,
+        };
         out.events.push(events::status_change(agent, &change));
         tracing::info!(agent_id = %agent.slot.id, from = %from, to = %to, reason = %reason, "agent's status changed");
         self.counters.status_changes_total.increment();
@@ -790,7 +896,11 @@ impl Roster {
     /// The agent of a slot, if the slot is still the one in force.
     fn find(&self, slot: &Arc<AgentSlot>) -> Option<u32> {
         let place = self.table.place(slot.id.as_str());
-        let found = place.filter(|place| self.table.get(*place).is_some_and(|agent| Arc::ptr_eq(&agent.slot, slot)));
+        let found = place.filter(|place| {
+            self.table
+                .get(*place)
+                .is_some_and(|agent| Arc::ptr_eq(&agent.slot, slot))
+        });
         if found.is_none() {
             self.counters.news_of_strangers_total.increment();
         }
@@ -805,7 +915,9 @@ impl Roster {
     }
 
     fn status(&self, place: u32) -> AgentStatus {
-        self.table.get(place).map_or(AgentStatus::NeverConnected, |agent| agent.status)
+        self.table
+            .get(place)
+            .map_or(AgentStatus::NeverConnected, |agent| agent.status)
     }
 
     fn is_silent(&self, agent: &Agent, now: Millis) -> bool {
@@ -843,7 +955,11 @@ impl Roster {
     /// The same when only something earlier than what it is armed for would matter: what is later is found out when
     /// the entry comes up.
     fn arm_if_sooner(&mut self, place: u32) {
-        let due = self.table.get(place).and_then(|agent| self.next_due(agent)).map(tick_at);
+        let due = self
+            .table
+            .get(place)
+            .and_then(|agent| self.next_due(agent))
+            .map(tick_at);
         if let Some(due) = due.filter(|due| self.wheel.armed_for(place).is_none_or(|armed| *due < armed)) {
             self.wheel.arm(place, due);
         }
@@ -858,11 +974,17 @@ impl Roster {
             }
             AgentStatus::Pending => {
                 // Once it was said, there is nothing to say until it falls silent.
-                let since = if agent.reason == Some(Reason::StuckPending) { agent.heard() } else { agent.since };
+                let since = if agent.reason == Some(Reason::StuckPending) {
+                    agent.heard()
+                } else {
+                    agent.since
+                };
                 Some((since + self.patience()).max(self.pulse.patient_until()))
             }
             AgentStatus::Disconnected => {
-                let after = ESCALATE_AFTER.get(usize::from(agent.escalations)).filter(|_| self.settings.escalation)?;
+                let after = ESCALATE_AFTER
+                    .get(usize::from(agent.escalations))
+                    .filter(|_| self.settings.escalation)?;
                 Some(agent.since + *after)
             }
             AgentStatus::NeverConnected => agent.reason.is_none().then(|| agent.since + NEVER_CONNECTED_AFTER),

@@ -431,7 +431,10 @@ mod tests {
     #[test]
     fn ossec_agent_is_never_sent_a_request() {
         for choice in [ProbeChoice::Auto, ProbeChoice::Request] {
-            assert_eq!(Schedule::default().probe(choice, Some(Family::Ossec), Millis(1)), Probe::Ack);
+            assert_eq!(
+                Schedule::default().probe(choice, Some(Family::Ossec), Millis(1)),
+                Probe::Ack
+            );
         }
     }
 
@@ -440,7 +443,10 @@ mod tests {
         let mut schedule = Schedule::default();
         for round in 1..=2u32 {
             let now = Millis(u64::from(round) * 60_000);
-            assert_eq!(schedule.probe(ProbeChoice::Auto, Some(Family::Wazuh), now), Probe::Request);
+            assert_eq!(
+                schedule.probe(ProbeChoice::Auto, Some(Family::Wazuh), now),
+                Probe::Request
+            );
             schedule.sent_now(now, Some(round));
         }
         assert_eq!(

@@ -170,7 +170,9 @@ impl Agent {
 
     /// An agent as an earlier process left it.
     pub(crate) fn restored(slot: Arc<AgentSlot>, row: Row, now: Times) -> Self {
-        let Row { liveness, inventory, .. } = row;
+        let Row {
+            liveness, inventory, ..
+        } = row;
         let mut agent = Self {
             status: liveness.status,
             settled: match liveness.status {
@@ -180,7 +182,12 @@ impl Agent {
             reason: liveness.reason,
             since_ms: liveness.since_ms,
             // As far back as our clock goes; it may have begun after that.
-            since: Millis(now.mono.0.saturating_sub(now.wall_ms.saturating_sub(liveness.since_ms)).max(1)),
+            since: Millis(
+                now.mono
+                    .0
+                    .saturating_sub(now.wall_ms.saturating_sub(liveness.since_ms))
+                    .max(1),
+            ),
             first_seen_ms: liveness.first_seen_ms,
             heard_before_ms: liveness.heard_ms,
             keepalive_ms: liveness.keepalive_ms,
@@ -210,7 +217,11 @@ impl Agent {
 
     /// It named its version in its startup: `v4.14.7`, where keepalives say `Wazuh v4.14.7`.
     pub(crate) fn set_version(&mut self, version: &str) {
-        let version = if version.starts_with("Wazuh") { version.to_owned() } else { format!("Wazuh {version}") };
+        let version = if version.starts_with("Wazuh") {
+            version.to_owned()
+        } else {
+            format!("Wazuh {version}")
+        };
         if self.inventory.version.as_ref() != Some(&version) {
             self.slot.set_family(Family::Wazuh);
             Arc::make_mut(&mut self.inventory).version = Some(version);
@@ -258,13 +269,18 @@ impl Agent {
             moves.times.pop_front();
         }
         moves.times.push_back(wall_ms);
-        (moves.times.len() >= FLAPPING).then_some(Flapping { times: moves.times.len(), alert: false })
+        (moves.times.len() >= FLAPPING).then_some(Flapping {
+            times: moves.times.len(),
+            alert: false,
+        })
     }
 
     /// Its absence is to be an alert. Of a flapping agent's, only one in every window is.
     pub(crate) fn may_alert(&mut self, wall_ms: u64) -> bool {
         let moves = self.moves.get_or_insert_default();
-        let may = moves.alerted_ms.is_none_or(|at| at.abs_diff(wall_ms) >= FLAPPING_WINDOW_MS);
+        let may = moves
+            .alerted_ms
+            .is_none_or(|at| at.abs_diff(wall_ms) >= FLAPPING_WINDOW_MS);
         if may {
             moves.alerted_ms = Some(wall_ms);
         }
@@ -292,7 +308,10 @@ impl Agent {
             AgentStatus::Disconnected => self.since_ms / 1000,
             _ => 0,
         };
-        Liveness { status: self.status, disconnected_at }
+        Liveness {
+            status: self.status,
+            disconnected_at,
+        }
     }
 
     pub(crate) fn info(&self, now: Times, policy: &Policy) -> AgentInfo {
@@ -311,8 +330,14 @@ impl Agent {
             last_sent: seconds(self.sent_ms),
             missed: self.missed(now, limits),
             timeout: (self.status != AgentStatus::NeverConnected).then_some(limits.timeout.as_secs()),
-            observed_interval: self.schedule.rhythm.period().map(|period| period.as_millis().div_ceil(1000) as u64),
-            peer: self.peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()),
+            observed_interval: self
+                .schedule
+                .rhythm
+                .period()
+                .map(|period| period.as_millis().div_ceil(1000) as u64),
+            peer: self
+                .peer
+                .map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()),
             protocol: self.protocol.map(|protocol| protocol.as_str().to_owned()),
             crypto: (heard_ms > 0).then(|| self.slot.form().as_str().to_owned()),
             reported_ip: self.inventory.reported_ip.clone(),
@@ -343,7 +368,11 @@ impl Agent {
                 missed: self.missed,
                 level: self.level,
                 escalations: self.escalations,
-                period_ms: self.schedule.rhythm.period().map_or(0, |period| period.as_millis() as u64),
+                period_ms: self
+                    .schedule
+                    .rhythm
+                    .period()
+                    .map_or(0, |period| period.as_millis() as u64),
                 peer: self.peer,
                 protocol: self.protocol,
                 form: self.slot.form(),
@@ -367,11 +396,29 @@ mod tests {
 
     #[test]
     fn critical_label_is_found_in_every_form() {
-        for line in ["\"criticality\":critical", "#\"criticality\":critical", "!\"criticality\":\"critical\""] {
-            assert!(Inventory { labels: vec![line.to_owned()], ..Inventory::default() }.is_critical(), "{line}");
+        for line in [
+            "\"criticality\":critical",
+            "#\"criticality\":critical",
+            "!\"criticality\":\"critical\"",
+        ] {
+            assert!(
+                Inventory {
+                    labels: vec![line.to_owned()],
+                    ..Inventory::default()
+                }
+                .is_critical(),
+                "{line}"
+            );
         }
         for line in ["\"criticality\":high", "\"my_criticality\":critical", "criticality"] {
-            assert!(!Inventory { labels: vec![line.to_owned()], ..Inventory::default() }.is_critical(), "{line}");
+            assert!(
+                !Inventory {
+                    labels: vec![line.to_owned()],
+                    ..Inventory::default()
+                }
+                .is_critical(),
+                "{line}"
+            );
         }
     }
 

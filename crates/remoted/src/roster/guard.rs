@@ -56,7 +56,10 @@ pub struct Mass {
 impl Guard {
     /// A guard whose windows are as long as one interval, within reason.
     pub fn new(interval: Duration) -> Self {
-        Self { length: interval.clamp(Duration::from_secs(1), Duration::from_secs(60)), window: None }
+        Self {
+            length: interval.clamp(Duration::from_secs(1), Duration::from_secs(60)),
+            window: None,
+        }
     }
 
     /// These agents time out in this tick, out of so many that were active before it. Says whether their levels are
@@ -113,17 +116,30 @@ fn common_network(addresses: &[IpAddr]) -> Option<(String, usize)> {
     let (first, rest) = addresses.split_first()?;
     let width = width(*first);
     if rest.iter().all(|address| address.is_ipv4() == first.is_ipv4()) {
-        let prefix = rest.iter().map(|address| common_prefix(*first, *address)).min().unwrap_or(width);
-        let shortest = if first.is_ipv4() { SHORTEST_PREFIX_V4 } else { SHORTEST_PREFIX_V6 };
+        let prefix = rest
+            .iter()
+            .map(|address| common_prefix(*first, *address))
+            .min()
+            .unwrap_or(width);
+        let shortest = if first.is_ipv4() {
+            SHORTEST_PREFIX_V4
+        } else {
+            SHORTEST_PREFIX_V6
+        };
         if prefix >= shortest {
             return Some((network(*first, prefix), addresses.len()));
         }
     }
     let mut counts: HashMap<String, usize> = HashMap::new();
     for address in addresses {
-        *counts.entry(network(*address, if address.is_ipv4() { 24 } else { 64 })).or_default() += 1;
+        *counts
+            .entry(network(*address, if address.is_ipv4() { 24 } else { 64 }))
+            .or_default() += 1;
     }
-    counts.into_iter().max_by_key(|(_, count)| *count).filter(|(_, count)| count * 2 >= addresses.len())
+    counts
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .filter(|(_, count)| count * 2 >= addresses.len())
 }
 
 fn width(address: IpAddr) -> u32 {
@@ -167,7 +183,10 @@ mod tests {
     fn few_or_a_small_share_are_no_mass() {
         let mut said = Vec::new();
         assert!(!guard().expire(Millis(1), 12, &addresses(9), &mut said));
-        assert!(!guard().expire(Millis(1), 50, &addresses(10), &mut said), "exactly a fifth");
+        assert!(
+            !guard().expire(Millis(1), 50, &addresses(10), &mut said),
+            "exactly a fifth"
+        );
         assert_eq!(said, []);
     }
 
@@ -178,12 +197,18 @@ mod tests {
         assert!(guard.expire(Millis(2000), 44, &addresses(6), &mut said));
         assert!(guard.expire(Millis(3000), 38, &addresses(1), &mut said));
         assert_eq!(said.len(), 1);
-        assert_eq!((said[0].count, said[0].active_before, said[0].confirmed), (11, 49, false));
+        assert_eq!(
+            (said[0].count, said[0].active_before, said[0].confirmed),
+            (11, 49, false)
+        );
         assert_eq!(said[0].network, Some(("10.1.2.0/29".to_owned(), 11)));
         assert_eq!(guard.close(Millis(60_999)), None);
         let confirmed = guard.close(Millis(61_000)).expect("the window has ended");
         assert_eq!((confirmed.count, confirmed.confirmed), (12, true));
-        assert!(!guard.expire(Millis(62_000), 37, &addresses(1), &mut said), "a new window begins");
+        assert!(
+            !guard.expire(Millis(62_000), 37, &addresses(1), &mut said),
+            "a new window begins"
+        );
     }
 
     #[test]
@@ -191,7 +216,10 @@ mod tests {
         let mut mixed: Vec<IpAddr> = addresses(6).into_iter().flatten().collect();
         mixed.extend(["192.0.2.1", "203.0.113.9", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap()));
         assert_eq!(common_network(&mixed), Some(("10.1.2.0/24".to_owned(), 6)));
-        assert_eq!(common_network(&["10.0.0.1".parse().unwrap()]), Some(("10.0.0.1/32".to_owned(), 1)));
+        assert_eq!(
+            common_network(&["10.0.0.1".parse().unwrap()]),
+            Some(("10.0.0.1/32".to_owned(), 1))
+        );
         let six = ["2001:db8:0:1::1", "2001:db8:0:1::2"].map(|text| text.parse::<IpAddr>().unwrap());
         assert_eq!(common_network(&six), Some(("2001:db8:0:1::/126".to_owned(), 2)));
         assert_eq!(common_network(&[]), None);

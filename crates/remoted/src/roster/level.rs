@@ -80,19 +80,58 @@ mod tests {
 
     #[test]
     fn critical_agent_that_times_out_is_critical_and_one_that_stops_is_not() {
-        assert_eq!(level(&Change { critical_agent: true, ..TIMEOUT }), CRITICAL);
-        assert_eq!(level(&Change { critical_agent: true, reason: Reason::AgentStopped, ..TIMEOUT }), MEDIUM);
+        assert_eq!(
+            level(&Change {
+                critical_agent: true,
+                ..TIMEOUT
+            }),
+            CRITICAL
+        );
+        assert_eq!(
+            level(&Change {
+                critical_agent: true,
+                reason: Reason::AgentStopped,
+                ..TIMEOUT
+            }),
+            MEDIUM
+        );
     }
 
     #[test]
     fn mass_expiry_caps_at_medium_even_for_critical_agents() {
-        assert_eq!(level(&Change { mass: true, critical_agent: true, ..TIMEOUT }), MEDIUM);
+        assert_eq!(
+            level(&Change {
+                mass: true,
+                critical_agent: true,
+                ..TIMEOUT
+            }),
+            MEDIUM
+        );
     }
 
     #[test]
     fn escalation_adds_one_each_time_and_stays_on_the_scale() {
-        assert_eq!(level(&Change { escalations: 1, ..TIMEOUT }), HIGH + 1);
-        assert_eq!(level(&Change { escalations: 2, ..TIMEOUT }), HIGH + 2);
-        assert_eq!(level(&Change { escalations: 200, critical_agent: true, ..TIMEOUT }), TOP);
+        assert_eq!(
+            level(&Change {
+                escalations: 1,
+                ..TIMEOUT
+            }),
+            HIGH + 1
+        );
+        assert_eq!(
+            level(&Change {
+                escalations: 2,
+                ..TIMEOUT
+            }),
+            HIGH + 2
+        );
+        assert_eq!(
+            level(&Change {
+                escalations: 200,
+                critical_agent: true,
+                ..TIMEOUT
+            }),
+            TOP
+        );
     }
 }

@@ -21,7 +21,10 @@ pub struct Pulse {
 impl Pulse {
     /// The start of the process: patience for one whole time-out, so that a restart disconnects nobody by itself.
     pub fn start(now: Millis, timeout: Duration) -> Self {
-        Self { last: now, patient_until: now + timeout }
+        Self {
+            last: now,
+            patient_until: now + timeout,
+        }
     }
 
     /// A tick. When it comes late, agents get as long as we were away, at most one interval, to be heard again. Says

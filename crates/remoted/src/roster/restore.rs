@@ -14,7 +14,9 @@ pub(crate) struct Restored {
 
 impl Restored {
     pub(crate) fn new(rows: Vec<Row>) -> Self {
-        Self { rows: rows.into_iter().map(|row| (row.id.clone(), row)).collect() }
+        Self {
+            rows: rows.into_iter().map(|row| (row.id.clone(), row)).collect(),
+        }
     }
 
     /// The row of an agent. An id that went to another name meanwhile is another agent.

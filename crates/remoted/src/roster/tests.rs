@@ -12,7 +12,10 @@ use crate::schedule::ProbeChoice;
 const PEER: &str = "192.0.2.7:50000";
 const WAZUH: &str = "Linux |w |6.1 |#1 |x86_64 [Debian GNU/Linux|debian: 12 (bookworm)] - Wazuh v4.14.7\nx merged.mg\n";
 const OSSEC: &str = "Linux o 6.1 #1 x86_64 - OSSEC HIDS v4.2.0\nx merged.mg\n\nrandom";
-const START: Times = Times { mono: Millis(50_000_000), wall_ms: 1_795_000_000_000 };
+const START: Times = Times {
+    mono: Millis(50_000_000),
+    wall_ms: 1_795_000_000_000,
+};
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -25,7 +28,10 @@ fn settings() -> RosterSettings {
             interval: s(60),
             timeout: s(180),
             max_missed: 3,
-            sending: Some(Sending { probe: ProbeChoice::Auto, retry: s(30) }),
+            sending: Some(Sending {
+                probe: ProbeChoice::Auto,
+                retry: s(30),
+            }),
         },
         node: "mgr".to_owned(),
         keepalive_events: KeepaliveEvents::Off,
@@ -34,8 +40,14 @@ fn settings() -> RosterSettings {
 }
 
 fn quiet() -> RosterSettings {
-    let silent = Policy { sending: None, ..settings().policy };
-    RosterSettings { policy: silent, ..settings() }
+    let silent = Policy {
+        sending: None,
+        ..settings().policy
+    };
+    RosterSettings {
+        policy: silent,
+        ..settings()
+    }
 }
 
 /// A roster, its agents and its clock.
@@ -85,8 +97,13 @@ impl Stage {
     fn enroll_lines(&mut self, lines: &str) {
         let entries = file::parse(lines.as_bytes()).entries;
         let added: Vec<_> = entries.iter().map(|entry| Arc::new(AgentSlot::new(entry))).collect();
-        self.slots.extend(added.iter().map(|slot| (slot.id.to_string(), Arc::clone(slot))));
-        self.news(News::KeysReloaded { added, changed: Vec::new(), removed: Vec::new() });
+        self.slots
+            .extend(added.iter().map(|slot| (slot.id.to_string(), Arc::clone(slot))));
+        self.news(News::KeysReloaded {
+            added,
+            changed: Vec::new(),
+            removed: Vec::new(),
+        });
     }
 
     fn news(&mut self, news: News) {
@@ -103,7 +120,9 @@ impl Stage {
             let outcome = if reachable { Ok(()) } else { Err(SendError::NoRoute) };
             self.roster.on_sent(self.now, &sent, outcome, &mut self.out);
             if reachable {
-                let counter = text.strip_prefix("#!-req ").and_then(|rest| rest.strip_suffix(" agent getstate"));
+                let counter = text
+                    .strip_prefix("#!-req ")
+                    .and_then(|rest| rest.strip_suffix(" agent getstate"));
                 if let (Some(counter), true) = (counter.map(str::to_owned), self.answering.contains(&id)) {
                     self.answer(&id, &counter, b"{\"error\":0}");
                 }
@@ -115,7 +134,12 @@ impl Stage {
     fn answer(&mut self, id: &str, counter: &str, body: &[u8]) {
         let slot = self.hear(id);
         let (at, counter, body) = (self.now.mono, counter.to_owned(), body.to_vec());
-        self.news(News::Answer { slot, at, counter, body });
+        self.news(News::Answer {
+            slot,
+            at,
+            counter,
+            body,
+        });
     }
 
     fn slot(&self, id: &str) -> Arc<AgentSlot> {
@@ -130,12 +154,23 @@ impl Stage {
     }
 
     fn startup(&mut self, id: &str) {
-        self.startup_with(id, StartupOutcome::Accepted { version: Some("v4.14.7".to_owned()) });
+        self.startup_with(
+            id,
+            StartupOutcome::Accepted {
+                version: Some("v4.14.7".to_owned()),
+            },
+        );
     }
 
     fn startup_with(&mut self, id: &str, outcome: StartupOutcome) {
         let (slot, at) = (self.hear(id), self.now.mono);
-        self.news(News::Startup { slot, at, peer: PEER.parse().unwrap(), protocol: Protocol::Tcp, outcome });
+        self.news(News::Startup {
+            slot,
+            at,
+            peer: PEER.parse().unwrap(),
+            protocol: Protocol::Tcp,
+            outcome,
+        });
     }
 
     fn keepalive(&mut self, id: &str, text: &str) {
@@ -144,14 +179,26 @@ impl Stage {
             slot.set_family(family);
         }
         let (peer, protocol, digest) = (PEER.parse().unwrap(), Protocol::Tcp, text.len() as u64);
-        self.news(News::Keepalive { slot, at, peer, protocol, keepalive, digest });
+        self.news(News::Keepalive {
+            slot,
+            at,
+            peer,
+            protocol,
+            keepalive,
+            digest,
+        });
     }
 
     /// A plain event, told to the roster as a worker tells it.
     fn event(&mut self, id: &str) {
         let (slot, at) = (self.hear(id), self.now.mono);
         if slot.revival_is_news() {
-            self.news(News::HeardAgain { slot, at, peer: PEER.parse().unwrap(), protocol: Protocol::Tcp });
+            self.news(News::HeardAgain {
+                slot,
+                at,
+                peer: PEER.parse().unwrap(),
+                protocol: Protocol::Tcp,
+            });
         }
     }
 
@@ -163,7 +210,11 @@ impl Stage {
     fn lose_connection(&mut self, id: &str) {
         let (slot, at) = (self.slot(id), self.now.mono);
         self.unreachable.insert(id.to_owned());
-        self.news(News::ConnectionLost { slot, at, peer: PEER.parse().unwrap() });
+        self.news(News::ConnectionLost {
+            slot,
+            at,
+            peer: PEER.parse().unwrap(),
+        });
     }
 
     /// Both clocks go on, and ticks come as the keeper makes them.
@@ -171,7 +222,11 @@ impl Stage {
         let until = self.now.mono + time;
         while self.now.mono < until {
             let nap = self.now.mono + pulse::LONGEST_NAP;
-            let next = self.roster.next_tick().map_or(nap, |next| next.min(nap)).max(self.now.mono + Duration::from_millis(1));
+            let next = self
+                .roster
+                .next_tick()
+                .map_or(nap, |next| next.min(nap))
+                .max(self.now.mono + Duration::from_millis(1));
             self.jump(next.min(until).since(self.now.mono));
         }
     }
@@ -207,7 +262,11 @@ impl Stage {
 
     /// The changes told since the last call: `001 active>disconnected keepalive_timeout 8`.
     fn told(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.out.events).iter().filter(|event| event.kind == Kind::StatusChange).map(told).collect()
+        std::mem::take(&mut self.out.events)
+            .iter()
+            .filter(|event| event.kind == Kind::StatusChange)
+            .map(told)
+            .collect()
     }
 
     fn events(&mut self, kind: Kind) -> Vec<Event> {
@@ -222,8 +281,18 @@ fn body(event: &Event) -> Value {
 fn told(event: &Event) -> String {
     let body = body(event);
     let fields = &body["status_change"];
-    let words = &event.headers.iter().find(|(name, _)| name == "Muster-Status").unwrap().1;
-    format!("{} {words} {} {}", event.subject_key, fields["reason"].as_str().unwrap(), fields["alert_level"])
+    let words = &event
+        .headers
+        .iter()
+        .find(|(name, _)| name == "Muster-Status")
+        .unwrap()
+        .1;
+    format!(
+        "{} {words} {} {}",
+        event.subject_key,
+        fields["reason"].as_str().unwrap(),
+        fields["alert_level"]
+    )
 }
 
 #[test]
@@ -263,7 +332,10 @@ fn timeout_is_noticed_within_a_tick_of_its_time() {
     assert_eq!(stage.status("001"), AgentStatus::Disconnected);
     let events = stage.events(Kind::StatusChange);
     let change = &body(events.last().unwrap())["status_change"];
-    assert_eq!((&change["missed_keepalives"], &change["alert_level"]), (&3.into(), &8.into()));
+    assert_eq!(
+        (&change["missed_keepalives"], &change["alert_level"]),
+        (&3.into(), &8.into())
+    );
     assert_eq!(change["ip_address"], "192.0.2.7");
     assert_eq!(change["timestamp"], stage.info("001").since.unwrap());
 }
@@ -320,7 +392,13 @@ fn pending_agent_that_falls_silent_is_disconnected_and_one_that_talks_is_told_of
         stage.wait(s(10));
         stage.event("002");
     }
-    assert_eq!(stage.told(), ["001 pending>disconnected stuck_pending 5", "002 pending>pending stuck_pending 5"]);
+    assert_eq!(
+        stage.told(),
+        [
+            "001 pending>disconnected stuck_pending 5",
+            "002 pending>pending stuck_pending 5"
+        ]
+    );
     stage.wait(s(200));
     assert_eq!(stage.told(), ["002 pending>disconnected stuck_pending 5"]);
 }
@@ -333,7 +411,10 @@ fn ossec_agent_that_speaks_every_ten_minutes_does_not_flap() {
     stage.told();
     stage.live(s(86_400), s(600), &["001"], OSSEC);
     assert_eq!(stage.told(), [""; 0]);
-    assert!(stage.sent.iter().all(|(_, _, text)| text == "#!-agent ack "), "never a request");
+    assert!(
+        stage.sent.iter().all(|(_, _, text)| text == "#!-agent ack "),
+        "never a request"
+    );
     assert!(stage.sent.len() > 1400, "one a minute: {}", stage.sent.len());
     let info = stage.info("001");
     assert_eq!((info.timeout, info.observed_interval), (Some(1830), Some(600)));
@@ -343,8 +424,18 @@ fn ossec_agent_that_speaks_every_ten_minutes_does_not_flap() {
 
 #[test]
 fn agent_that_answers_requests_is_judged_by_our_own_pace() {
-    let hasty = Policy { interval: s(5), timeout: s(15), ..settings().policy };
-    let mut stage = Stage::with_agents(RosterSettings { policy: hasty, ..settings() }, &["001"]);
+    let hasty = Policy {
+        interval: s(5),
+        timeout: s(15),
+        ..settings().policy
+    };
+    let mut stage = Stage::with_agents(
+        RosterSettings {
+            policy: hasty,
+            ..settings()
+        },
+        &["001"],
+    );
     stage.answering.insert("001".to_owned());
     stage.keepalive("001", WAZUH);
     assert_eq!(stage.info("001").timeout, Some(90), "not yet known to answer");
@@ -377,7 +468,14 @@ fn answer_over_udp_is_acknowledged_each_time_it_comes() {
     stage.keepalive("001", WAZUH);
     let slot = stage.hear("001");
     let (at, peer, keepalive) = (stage.now.mono, PEER.parse().unwrap(), Box::new(Keepalive::parse(WAZUH)));
-    stage.news(News::Keepalive { slot, at, peer, protocol: Protocol::Udp, keepalive, digest: 1 });
+    stage.news(News::Keepalive {
+        slot,
+        at,
+        peer,
+        protocol: Protocol::Udp,
+        keepalive,
+        digest: 1,
+    });
     stage.wait(s(61));
     assert_eq!(stage.sent.last().unwrap().2, "#!-req 7 agent getstate");
     stage.sent.clear();
@@ -392,8 +490,14 @@ fn answer_over_udp_is_acknowledged_each_time_it_comes() {
 
 #[test]
 fn literal_keepalive_has_name_and_time() {
-    let sending = Some(Sending { probe: ProbeChoice::Keepalive, retry: s(30) });
-    let policy = Policy { sending, ..settings().policy };
+    let sending = Some(Sending {
+        probe: ProbeChoice::Keepalive,
+        retry: s(30),
+    });
+    let policy = Policy {
+        sending,
+        ..settings().policy
+    };
     let mut stage = Stage::with_agents(RosterSettings { policy, ..settings() }, &["001"]);
     stage.keepalive("001", WAZUH);
     stage.wait(s(61));
@@ -403,15 +507,32 @@ fn literal_keepalive_has_name_and_time() {
 
 #[test]
 fn keepalive_that_cannot_be_sent_is_told_and_tried_again_sooner() {
-    let mut stage =
-        Stage::with_agents(RosterSettings { keepalive_events: KeepaliveEvents::All, ..settings() }, &["001"]);
+    let mut stage = Stage::with_agents(
+        RosterSettings {
+            keepalive_events: KeepaliveEvents::All,
+            ..settings()
+        },
+        &["001"],
+    );
     stage.keepalive("001", WAZUH);
     stage.live(s(61), s(20), &["001"], WAZUH);
     stage.unreachable.insert("001".to_owned());
     stage.live(s(151), s(20), &["001"], WAZUH);
     let events = stage.events(Kind::Keepalive);
-    let types: Vec<String> = events.iter().map(|event| body(event)["event"]["event_type"].to_string()).collect();
-    assert_eq!(types, ["\"keepalive_sent\"", "\"keepalive_failed\"", "\"keepalive_failed\"", "\"keepalive_failed\"", "\"keepalive_failed\""]);
+    let types: Vec<String> = events
+        .iter()
+        .map(|event| body(event)["event"]["event_type"].to_string())
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "\"keepalive_sent\"",
+            "\"keepalive_failed\"",
+            "\"keepalive_failed\"",
+            "\"keepalive_failed\"",
+            "\"keepalive_failed\""
+        ]
+    );
     assert_eq!(
         String::from_utf8(events[0].body.clone()).unwrap(),
         format!(
@@ -423,7 +544,10 @@ fn keepalive_that_cannot_be_sent_is_told_and_tried_again_sooner() {
 
 #[test]
 fn sampled_keepalives_are_one_in_so_many_and_every_failure() {
-    let sampled = RosterSettings { keepalive_events: KeepaliveEvents::Sample(3), ..settings() };
+    let sampled = RosterSettings {
+        keepalive_events: KeepaliveEvents::Sample(3),
+        ..settings()
+    };
     let mut stage = Stage::with_agents(sampled, &["001"]);
     stage.keepalive("001", WAZUH);
     stage.live(s(60 * 9 + 1), s(20), &["001"], WAZUH);
@@ -457,13 +581,21 @@ fn refused_startup_is_told_once_and_makes_nobody_pending() {
     stage.keepalive("002", WAZUH);
     stage.told();
     for _ in 0..3 {
-        stage.startup_with("001", StartupOutcome::RefusedVersion { version: "v5.0.0".to_owned() });
+        stage.startup_with(
+            "001",
+            StartupOutcome::RefusedVersion {
+                version: "v5.0.0".to_owned(),
+            },
+        );
         stage.startup_with("002", StartupOutcome::NoVersion);
         stage.wait(s(10));
     }
     assert_eq!(
         stage.told(),
-        ["001 never_connected>never_connected version_refused 3", "002 active>disconnected version_refused 3"]
+        [
+            "001 never_connected>never_connected version_refused 3",
+            "002 active>disconnected version_refused 3"
+        ]
     );
     assert_eq!(stage.info("001").version.as_deref(), Some("Wazuh v5.0.0"));
 }
@@ -516,17 +648,45 @@ fn absence_is_said_again_after_an_hour_and_after_a_day_unless_that_is_off() {
 
 #[test]
 fn flapping_agent_says_so_and_raises_one_alert_in_a_quarter_of_an_hour() {
-    let hasty = Policy { interval: s(20), timeout: s(60), ..quiet().policy };
-    let mut stage = Stage::with_agents(RosterSettings { policy: hasty, ..quiet() }, &["001"]);
+    let hasty = Policy {
+        interval: s(20),
+        timeout: s(60),
+        ..quiet().policy
+    };
+    let mut stage = Stage::with_agents(
+        RosterSettings {
+            policy: hasty,
+            ..quiet()
+        },
+        &["001"],
+    );
     for _ in 0..6 {
         stage.live(s(60), s(10), &["001"], WAZUH);
         stage.wait(s(62));
     }
-    let gone: Vec<Event> = stage.events(Kind::StatusChange).into_iter().filter(|event| told(event).contains("timeout")).collect();
+    let gone: Vec<Event> = stage
+        .events(Kind::StatusChange)
+        .into_iter()
+        .filter(|event| told(event).contains("timeout"))
+        .collect();
     assert_eq!(gone.len(), 6);
-    assert!(gone.iter().all(|event| told(event).ends_with(" 8")), "the level of the body stays");
-    assert_eq!(gone.iter().filter(|event| event.alert_level >= HIGH_ALERT_THRESHOLD).count(), 2);
-    let header = |event: &Event| event.headers.iter().find(|(name, _)| name == "Muster-Flapping").cloned();
+    assert!(
+        gone.iter().all(|event| told(event).ends_with(" 8")),
+        "the level of the body stays"
+    );
+    assert_eq!(
+        gone.iter()
+            .filter(|event| event.alert_level >= HIGH_ALERT_THRESHOLD)
+            .count(),
+        2
+    );
+    let header = |event: &Event| {
+        event
+            .headers
+            .iter()
+            .find(|(name, _)| name == "Muster-Flapping")
+            .cloned()
+    };
     assert_eq!(header(&gone[1]), None);
     assert!(header(&gone[3]).is_some());
 }
@@ -538,7 +698,12 @@ fn quiet_restart_of_an_agent_is_no_flapping() {
     stage.shutdown("001");
     stage.startup("001");
     stage.keepalive("001", WAZUH);
-    assert!(stage.events(Kind::StatusChange).iter().all(|event| event.headers.len() == 1));
+    assert!(
+        stage
+            .events(Kind::StatusChange)
+            .iter()
+            .all(|event| event.headers.len() == 1)
+    );
 }
 
 fn many(count: u32) -> Vec<String> {
@@ -556,12 +721,22 @@ fn mass_expiry_is_one_summary_and_no_alarm_for_each() {
     let health = stage.events(Kind::Health);
     assert_eq!(health.len(), 2);
     let (first, last) = (body(&health[0])["health"].clone(), body(&health[1])["health"].clone());
-    assert_eq!((&first["reason"], &first["count"], &first["confirmed"]), (&"mass_expiry".into(), &20.into(), &false.into()));
-    assert_eq!((&last["count"], &last["active_before"], &last["confirmed"]), (&20.into(), &50.into(), &true.into()));
+    assert_eq!(
+        (&first["reason"], &first["count"], &first["confirmed"]),
+        (&"mass_expiry".into(), &20.into(), &false.into())
+    );
+    assert_eq!(
+        (&last["count"], &last["active_before"], &last["confirmed"]),
+        (&20.into(), &50.into(), &true.into())
+    );
     assert_eq!(first["network"], "192.0.2.7/32");
     let told = stage.told();
     assert_eq!(told.len(), 20, "each one is told");
-    assert!(told.iter().all(|line| line.ends_with("active>disconnected keepalive_timeout 5")), "{told:?}");
+    assert!(
+        told.iter()
+            .all(|line| line.ends_with("active>disconnected keepalive_timeout 5")),
+        "{told:?}"
+    );
     stage.wait(s(400));
     let told = stage.told();
     assert_eq!(told.len(), 30);
@@ -580,7 +755,11 @@ fn nobody_is_disconnected_because_we_stood_still() {
         stage.wait(s(30));
         assert_eq!(stage.told(), [""; 0], "{stall:?}");
         stage.live(s(200), s(20), &["001"], WAZUH);
-        assert_eq!(stage.told(), ["002 active>disconnected keepalive_timeout 8"], "{stall:?}");
+        assert_eq!(
+            stage.told(),
+            ["002 active>disconnected keepalive_timeout 8"],
+            "{stall:?}"
+        );
     }
 }
 
@@ -601,7 +780,10 @@ fn steps_of_the_wall_clock_decide_nothing() {
 /// What the store gives back after a restart, an hour later.
 fn restarted(mut stage: Stage, settings: RosterSettings, lines: &str) -> Stage {
     let (rows, _) = stage.roster.take_rows(stage.now, usize::MAX);
-    let now = Times { mono: stage.now.mono + s(3600), wall_ms: stage.now.wall_ms + 3_600_000 };
+    let now = Times {
+        mono: stage.now.mono + s(3600),
+        wall_ms: stage.now.wall_ms + 3_600_000,
+    };
     let mut stage = Stage::restored(settings, now, rows);
     stage.enroll_lines(lines);
     stage
@@ -634,13 +816,26 @@ fn restart_changes_nothing_and_tells_nothing() {
         assert_eq!(stage.status(id), status);
     }
     let info = stage.info("001");
-    assert_eq!(AgentInfo { crypto: info.crypto.clone(), ..info.clone() }, AgentInfo { missed: 0, ..shown });
+    assert_eq!(
+        AgentInfo {
+            crypto: info.crypto.clone(),
+            ..info.clone()
+        },
+        AgentInfo { missed: 0, ..shown }
+    );
     stage.wait(s(179));
-    assert_eq!(stage.told(), [""; 0], "nobody is given up before a whole time-out has passed");
+    assert_eq!(
+        stage.told(),
+        [""; 0],
+        "nobody is given up before a whole time-out has passed"
+    );
     stage.wait(s(3));
     assert_eq!(
         stage.told(),
-        ["001 active>disconnected keepalive_timeout 8", "002 pending>disconnected stuck_pending 5"]
+        [
+            "001 active>disconnected keepalive_timeout 8",
+            "002 pending>disconnected stuck_pending 5"
+        ]
     );
 }
 
@@ -657,7 +852,11 @@ fn agent_that_comes_back_after_a_restart_was_never_away() {
 
 #[test]
 fn key_removed_while_we_were_away_and_id_given_to_another_are_other_agents() {
-    let mut stage = restarted(four(), quiet(), "001 newcomer any 9\n002 agent-002 any 2\n003 agent-003 any 3");
+    let mut stage = restarted(
+        four(),
+        quiet(),
+        "001 newcomer any 9\n002 agent-002 any 2\n003 agent-003 any 3",
+    );
     assert_eq!(stage.status("001"), AgentStatus::NeverConnected);
     assert_eq!(stage.roster.len(), 3);
     let (rows, gone) = stage.roster.take_rows(stage.now, usize::MAX);
@@ -677,7 +876,11 @@ fn empty_key_file_at_the_start_does_not_forget_the_fleet() {
 fn removed_key_ends_an_active_agent_and_says_why() {
     let mut stage = four();
     let removed = vec![stage.slot("001"), stage.slot("004")];
-    stage.news(News::KeysReloaded { added: Vec::new(), changed: Vec::new(), removed });
+    stage.news(News::KeysReloaded {
+        added: Vec::new(),
+        changed: Vec::new(),
+        removed,
+    });
     assert_eq!(stage.told(), ["001 active>disconnected key_removed 3"]);
     assert_eq!(stage.roster.len(), 2);
     stage.keepalive("001", WAZUH);
@@ -689,15 +892,32 @@ fn removed_key_ends_an_active_agent_and_says_why() {
 #[test]
 fn changed_key_leaves_the_status_and_news_of_the_old_slot_count_no_more() {
     let mut stage = four();
-    let (old, entry) = (stage.slot("001"), file::parse(b"001 renamed 10.0.0.0/8 99").entries.remove(0));
+    let (old, entry) = (
+        stage.slot("001"),
+        file::parse(b"001 renamed 10.0.0.0/8 99").entries.remove(0),
+    );
     let new = Arc::new(AgentSlot::succeed(&entry, &old));
     stage.slots.insert("001".to_owned(), Arc::clone(&new));
-    stage.news(News::KeysReloaded { added: Vec::new(), changed: vec![new], removed: Vec::new() });
-    assert_eq!((stage.status("001"), stage.info("001").name.as_str()), (AgentStatus::Active, "renamed"));
-    stage.news(News::Shutdown { slot: old, at: stage.now.mono });
+    stage.news(News::KeysReloaded {
+        added: Vec::new(),
+        changed: vec![new],
+        removed: Vec::new(),
+    });
+    assert_eq!(
+        (stage.status("001"), stage.info("001").name.as_str()),
+        (AgentStatus::Active, "renamed")
+    );
+    stage.news(News::Shutdown {
+        slot: old,
+        at: stage.now.mono,
+    });
     assert_eq!(stage.status("001"), AgentStatus::Active);
     stage.wait(s(200));
-    assert!(stage.told().contains(&"001 active>disconnected keepalive_timeout 8".to_owned()));
+    assert!(
+        stage
+            .told()
+            .contains(&"001 active>disconnected keepalive_timeout 8".to_owned())
+    );
 }
 
 #[test]
@@ -706,9 +926,15 @@ fn pages_are_in_the_order_of_numbers_and_say_whether_more_follow() {
     stage.enroll(&["1000", "002", "010", "abc", "001"]);
     let ids = |page: &[AgentInfo]| page.iter().map(|agent| agent.id.to_string()).collect::<Vec<_>>();
     let (page, more) = stage.roster.page(stage.now, None, 3);
-    assert_eq!((ids(&page), more), (vec!["001".to_owned(), "002".to_owned(), "010".to_owned()], true));
+    assert_eq!(
+        (ids(&page), more),
+        (vec!["001".to_owned(), "002".to_owned(), "010".to_owned()], true)
+    );
     let (page, more) = stage.roster.page(stage.now, Some(&AgentId::new("005")), 10);
-    assert_eq!((ids(&page), more), (vec!["010".to_owned(), "1000".to_owned(), "abc".to_owned()], false));
+    assert_eq!(
+        (ids(&page), more),
+        (vec!["010".to_owned(), "1000".to_owned(), "abc".to_owned()], false)
+    );
 }
 
 #[test]
@@ -731,10 +957,22 @@ fn inventory_is_shown_as_the_agent_reports_it() {
     stage.keepalive("001", text);
     let info = stage.info("001");
     let os = info.os.unwrap();
-    assert_eq!((os.name.as_deref(), os.platform.as_deref()), (Some("Debian GNU/Linux"), Some("debian")));
-    assert_eq!((info.merged_sum.as_deref(), info.config_sum.as_deref()), (Some("abcd"), Some("0123")));
-    assert_eq!((info.reported_ip.as_deref(), info.labels), (Some("10.0.0.9"), vec!["\"a\":b".to_owned()]));
-    assert_eq!((info.peer.as_deref(), info.protocol.as_deref()), (Some(PEER), Some("tcp")));
+    assert_eq!(
+        (os.name.as_deref(), os.platform.as_deref()),
+        (Some("Debian GNU/Linux"), Some("debian"))
+    );
+    assert_eq!(
+        (info.merged_sum.as_deref(), info.config_sum.as_deref()),
+        (Some("abcd"), Some("0123"))
+    );
+    assert_eq!(
+        (info.reported_ip.as_deref(), info.labels),
+        (Some("10.0.0.9"), vec!["\"a\":b".to_owned()])
+    );
+    assert_eq!(
+        (info.peer.as_deref(), info.protocol.as_deref()),
+        (Some(PEER), Some("tcp"))
+    );
 }
 
 #[test]
@@ -742,8 +980,18 @@ fn new_settings_count_from_now_on() {
     let mut stage = Stage::with_agents(quiet(), &["001"]);
     stage.keepalive("001", WAZUH);
     stage.told();
-    let shorter = Policy { interval: s(10), timeout: s(30), ..quiet().policy };
-    stage.roster.reconfigure(stage.now, RosterSettings { policy: shorter, ..quiet() });
+    let shorter = Policy {
+        interval: s(10),
+        timeout: s(30),
+        ..quiet().policy
+    };
+    stage.roster.reconfigure(
+        stage.now,
+        RosterSettings {
+            policy: shorter,
+            ..quiet()
+        },
+    );
     // It has not been watched yet, so it is taken for an agent that speaks every 20 s.
     stage.wait(s(91));
     assert_eq!(stage.told(), ["001 active>disconnected keepalive_timeout 8"]);
