@@ -1,5 +1,7 @@
 //! Every argument of `muster-control`. Doc comments are the help texts.
 
+#![allow(rustdoc::invalid_html_tags, reason = "doc comments are help texts for a terminal")]
+
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};

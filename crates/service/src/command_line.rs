@@ -1,5 +1,7 @@
 //! The arguments that every daemon has, and what the name it was started under means.
 
+#![allow(rustdoc::invalid_html_tags, reason = "doc comments are help texts for a terminal")]
+
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
