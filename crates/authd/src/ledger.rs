@@ -258,6 +258,11 @@ impl Ledger {
         }
     }
 
+    /// Takes a batch back that may not be written at all.
+    pub fn abandon(&mut self, batch: &Batch) {
+        self.take_back(batch);
+    }
+
     /// Puts what is owed into the database.
     pub fn settle(&mut self) -> Result<(), CommitError> {
         if let Some(owed) = self.owed.take() {

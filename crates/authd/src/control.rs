@@ -1,0 +1,147 @@
+//! `queue/muster/authd.ctl`: status and reload.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_proto::ipc::control::{DaemonStatus, QueueStatus};
+use muster_service::{
+    Reloader,
+    control::{Handler, StatusSource},
+    outbox,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::Admission,
+    cli::Cli,
+    enroll::Enroller,
+    live::{Live, Password},
+    store,
+};
+
+/// Answers on the control socket.
+pub struct Control {
+    /// The common part.
+    pub status: StatusSource,
+    /// Reads the configuration again.
+    pub reloader: Reloader,
+    /// What stands over it.
+    pub cli: Cli,
+    /// Settings of the moment.
+    pub live: watch::Sender<Arc<Live>>,
+    /// Counters and store.
+    pub enroller: Arc<Enroller>,
+    /// Connections.
+    pub admission: Arc<Mutex<Admission<CancellationToken>>>,
+    /// Events on their way.
+    pub outbox: outbox::Sender,
+    /// Addresses and paths.
+    pub listening: Vec<String>,
+    /// The manager's own name.
+    pub manager_name: String,
+}
+
+impl Handler for Control {
+    async fn status(&self) -> DaemonStatus {
+        let live = self.live.borrow().clone();
+        let store = self.enroller.store().status();
+        let outbox = self.outbox.status();
+        let open = self.admission.lock().unwrap_or_else(PoisonError::into_inner).open();
+        let mut degraded = Vec::new();
+        if store.cannot_write {
+            degraded.push("the key file cannot be written: nobody is enrolled or removed; see the log".to_owned());
+        }
+        if store.owes_rows {
+            degraded.push("the enrollment database lags behind the key file; see the log".to_owned());
+        }
+        DaemonStatus {
+            ready: !store.cannot_write,
+            degraded,
+            listening: self.listening.clone(),
+            queues: vec![
+                queue("connections", open, live.auth.limits.max_connections, "connections", {
+                    self.enroller.counters.enrollment_connections_over_cap_total.value()
+                }),
+                queue("store", store.waiting, store::QUEUE_LEN, "requests", 0),
+                outbox.queue(),
+            ],
+            counters: self.enroller.counters.values(),
+            facts: vec![
+                ("agents".to_owned(), store.agents.to_string()),
+                ("password".to_owned(), password_fact(live.password.as_ref()).to_owned()),
+                (
+                    "natsd".to_owned(),
+                    if outbox.connected {
+                        "connected"
+                    } else {
+                        "away: events wait"
+                    }
+                    .to_owned(),
+                ),
+            ],
+            ..self.status.status()
+        }
+    }
+
+    async fn reload(&self) -> Result<String, String> {
+        let settings = self.reloader.load()?;
+        let before = self.live.borrow().clone();
+        let mut auth = self.cli.over(&settings.auth);
+        let mut needs_restart = Vec::new();
+        for (name, differs) in [
+            ("disabled", auth.disabled != before.auth.disabled),
+            ("port", auth.port != before.auth.port),
+            ("ipv6", auth.ipv6 != before.auth.ipv6),
+            ("local_ip", auth.local_ip != before.auth.local_ip),
+            (
+                "remote_enrollment",
+                auth.remote_enrollment != before.auth.remote_enrollment,
+            ),
+        ] {
+            if differs {
+                needs_restart.push(name);
+            }
+        }
+        auth.disabled = before.auth.disabled;
+        auth.port = before.auth.port;
+        auth.ipv6 = before.auth.ipv6;
+        auth.local_ip = before.auth.local_ip;
+        auth.remote_enrollment = before.auth.remote_enrollment;
+
+        let live = Live::new(&settings, auth, Some(&before)).map_err(|error| format!("{error:#}"))?;
+        self.admission
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_limits(live.limits());
+        self.enroller
+            .store()
+            .set_policy(live.store_policy(&self.manager_name))
+            .await;
+        self.live.send_replace(Arc::new(live));
+        Ok(match needs_restart.is_empty() {
+            true => "the configuration is in force".to_owned(),
+            false => format!(
+                "the configuration is in force, but for {}: restart authd",
+                needs_restart.join(", ")
+            ),
+        })
+    }
+}
+
+fn queue(name: &str, used: usize, capacity: usize, unit: &str, dropped: u64) -> QueueStatus {
+    QueueStatus {
+        name: name.to_owned(),
+        used: used as u64,
+        capacity: capacity as u64,
+        unit: unit.to_owned(),
+        dropped,
+    }
+}
+
+fn password_fact(password: Option<&Password>) -> &'static str {
+    match password {
+        None => "none",
+        Some(password) if password.is_random => "made for this run, see the log",
+        Some(_) => "etc/authd.pass",
+    }
+}

@@ -1,0 +1,219 @@
+//! From arguments to a running daemon.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::unix::{fs::DirBuilderExt, net::UnixListener},
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use anyhow::Context;
+use muster_config::Auth;
+use muster_proto::paths;
+use muster_service::{FileAccess, Running, Startup, clock, outbox, socket};
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    Cli,
+    admission::Admission,
+    change::EventMaker,
+    control::Control,
+    counters::Counters,
+    enroll::Enroller,
+    ledger::{Ledger, Places},
+    live::Live,
+    liveness::Remoted,
+    local::{self, LocalSide},
+    remote::{self, Gate},
+    store::Store,
+};
+
+/// Connections that the kernel holds until we accept them.
+const BACKLOG: i32 = 1024;
+/// What the manager is called when the system does not say.
+const FALLBACK_NAME: &str = "localhost";
+
+/// The sockets and settings that the daemon begins with.
+struct Doors {
+    live: Live,
+    tls: Vec<TcpListener>,
+    local: UnixListener,
+    control: UnixListener,
+}
+
+/// The whole life of the daemon.
+pub fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let mut startup = Startup::begin("authd", &cli.common)?;
+    // Fails only when a provider is there already, and then there is one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let auth = cli.over(&startup.settings.auth);
+    if auth.disabled {
+        tracing::info!("enrollment is switched off (no <auth> block, or <disabled>yes</disabled>); nothing to do");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let live = Live::new(&startup.settings, auth, None)?;
+    make_directories()?;
+    let doors = Doors {
+        tls: listen(&mut startup, &live.auth)?,
+        local: startup.stream_socket("auth", paths::AUTH_SOCKET)?,
+        control: startup.control_socket()?,
+        live,
+    };
+    startup.own_file(paths::CLIENT_KEYS)?;
+    startup.own_file(paths::AGENTS_TIMESTAMP)?;
+    startup.drop_privileges(FileAccess::new().write(["etc", "queue"]))?;
+    let cli = cli.clone();
+    startup.run(async move |running| open(running, cli, doors))
+}
+
+/// `queue/sockets` and `queue/db`, which a new home may lack.
+fn make_directories() -> anyhow::Result<()> {
+    for path in ["queue/sockets", "queue/db"] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(path)
+            .with_context(|| format!("making {path}"))?;
+    }
+    Ok(())
+}
+
+fn listen(startup: &mut Startup, auth: &Auth) -> anyhow::Result<Vec<TcpListener>> {
+    if !auth.remote_enrollment {
+        return Ok(Vec::new());
+    }
+    if let Some(listener) = startup.inherited.take_tcp("enrollment")? {
+        return Ok(vec![listener]);
+    }
+    let addresses = match auth.local_ip {
+        Some(address) => vec![address],
+        None if auth.ipv6 => vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+        None => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+    };
+    let bind = |address| socket::bind_tcp(SocketAddr::new(address, auth.port), BACKLOG);
+    Ok(addresses.into_iter().map(bind).collect::<Result<_, _>>()?)
+}
+
+fn open(running: &mut Running, cli: Cli, doors: Doors) -> anyhow::Result<()> {
+    let manager_name = manager_name();
+    let events = EventMaker {
+        node: running.settings.node_name().unwrap_or(&manager_name).to_owned(),
+    };
+    let places = Places {
+        keys: paths::CLIENT_KEYS.into(),
+        database: paths::ENROLLMENT_DB.into(),
+        timestamps: paths::AGENTS_TIMESTAMP.into(),
+    };
+    let ledger = Ledger::open(&places, events.clone(), clock::unix_ms())?;
+    let outbox_options = outbox::SenderOptions {
+        database: places.database,
+        producer: "authd",
+        socket: paths::EVENTS_SOCKET.into(),
+    };
+    let (outbox, _) = outbox::Sender::start(outbox_options, running.stopping()).context("starting the outbox")?;
+    let counters = Arc::new(Counters::default());
+    let policy = doors.live.store_policy(&manager_name);
+    let (store, store_end) =
+        Store::start(ledger, policy, Arc::clone(&counters), outbox.clone()).context("starting the store")?;
+
+    let remoted = Remoted::default();
+    let (told, until_told) = watch::channel(0);
+    let announcing = remoted.clone().announce(store.changes(), told);
+    let now = Instant::now();
+    let enroller = Arc::new(Enroller::new(store.clone(), remoted, until_told, events, counters, now));
+    let admission = Arc::new(Mutex::new(Admission::new(doors.live.limits(), now)));
+    log_password(&doors.live);
+    let (live, live_settings) = watch::channel(Arc::new(doors.live));
+
+    let control = Control {
+        status: running.status_source(),
+        reloader: running.reloader(),
+        cli,
+        live,
+        enroller: Arc::clone(&enroller),
+        admission: Arc::clone(&admission),
+        outbox,
+        listening: listening(&doors.tls)?,
+        manager_name,
+    };
+    running.serve_control(doors.control, Arc::new(control))?;
+
+    let stop = running.stopping();
+    let mut sides = JoinSet::new();
+    let gate = Arc::new(Gate {
+        enroller: Arc::clone(&enroller),
+        live: live_settings.clone(),
+        admission,
+    });
+    for listener in doors.tls {
+        let listener = tokio::net::TcpListener::from_std(listener).context("taking over the enrollment port")?;
+        sides.spawn(remote::serve(Arc::clone(&gate), listener, stop.clone()));
+    }
+    let local = tokio::net::UnixListener::from_std(doors.local).context("taking over queue/sockets/auth")?;
+    let local_side = Arc::new(LocalSide {
+        enroller,
+        live: live_settings,
+    });
+    sides.spawn(local::serve(local_side, local, stop.clone()));
+
+    running.spawn("announce", async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = announcing => {}
+        }
+        Ok(())
+    });
+    running.spawn("enrollment", async move {
+        let all_sides = async { while sides.join_next().await.is_some() {} };
+        tokio::pin!(store_end);
+        tokio::select! {
+            _ = &mut store_end => anyhow::bail!("the thread that owns the keys has ended"),
+            () = all_sides => {}
+        }
+        // Behind everything that was asked for.
+        store.stop().await;
+        let _ = store_end.await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// The name that no agent may have.
+fn manager_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| FALLBACK_NAME.to_owned())
+}
+
+fn listening(tls: &[TcpListener]) -> anyhow::Result<Vec<String>> {
+    let mut listening = Vec::new();
+    for listener in tls {
+        listening.push(format!(
+            "tcp {}",
+            listener.local_addr().context("asking for the enrollment port")?
+        ));
+    }
+    listening.push(paths::AUTH_SOCKET.to_owned());
+    Ok(listening)
+}
+
+fn log_password(live: &Live) {
+    let port = live.auth.port;
+    match &live.password {
+        _ if !live.auth.remote_enrollment => {
+            tracing::info!("Port {port} is not opened: remote enrollment is switched off.");
+        }
+        Some(password) if password.is_random => {
+            // The one secret that is logged: without the log nobody would know it, and it ends with this process.
+            let password = password.secret.expose();
+            tracing::info!(
+                "Accepting connections on port {port}. Random password chosen for agent authentication: {password}"
+            );
+        }
+        Some(_) => tracing::info!(
+            "Accepting connections on port {port}. Using password specified on file: {}",
+            paths::AUTHD_PASS
+        ),
+        None => tracing::info!("Accepting connections on port {port}. No password required."),
+    }
+}
