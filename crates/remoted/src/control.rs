@@ -1,6 +1,9 @@
 //! What remoted answers on `queue/muster/remoted.ctl`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use muster_config::Settings;
 use muster_proto::ipc::control::{DaemonStatus, Request, Response};
@@ -10,6 +13,7 @@ use muster_service::{
     ipc::Peer,
     outbox::Sender,
 };
+use tokio::time::timeout;
 
 use crate::{
     desk::{Window, times},
@@ -19,6 +23,9 @@ use crate::{
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.
 const MAX_PAGE: u32 = 200;
+
+/// How long whoever says that the keys have changed waits until they are known.
+const KEYS_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The handler.
 pub struct Control {
@@ -123,13 +130,21 @@ impl Handler for Control {
                 Response::Agents { agents, more: false }
             }
             Request::Liveness(id) => Response::Liveness(self.window.roster().liveness(id.as_str())),
-            Request::KeysChanged => match self.edge.try_lock() {
-                Ok(edge) => {
-                    edge.keys_changed();
-                    Response::Done("the key file is being read".to_owned())
+            Request::KeysChanged => {
+                let read = self.edge.try_lock().ok().map(|edge| edge.keys_read());
+                match read {
+                    Some(read) => {
+                        let known = timeout(KEYS_DEADLINE, read).await.is_ok();
+                        let said = if known {
+                            "the key file was read"
+                        } else {
+                            "the key file is being read"
+                        };
+                        Response::Done(said.to_owned())
+                    }
+                    None => Response::Failed("remoted is stopping".to_owned()),
                 }
-                Err(_) => Response::Failed("remoted is stopping".to_owned()),
-            },
+            }
             _ => Response::Unknown,
         }
         .into()

@@ -254,6 +254,11 @@ impl Edge {
         self.keys.look_now();
     }
 
+    /// The same; what comes back is done when roster and workers know what the file says now.
+    pub fn keys_read(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.keys.look()
+    }
+
     /// Gives the analysis daemon a line about an agent, as if it came from `program` (a stock daemon's name) there.
     pub fn own_line(&self, slot: &Arc<AgentSlot>, program: &'static str, text: &str) -> Result<(), SendError> {
         self.courier.own_line(slot, program, text)

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -37,7 +38,14 @@ const LOGGED_PROBLEMS: usize = 20;
 /// A running watcher.
 pub struct KeyWatcher {
     orders: SyncSender<Order>,
+    looks: Arc<Looks>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// How often the file was looked at since the start.
+struct Looks {
+    begun: AtomicU64,
+    done: watch::Sender<u64>,
 }
 
 enum Order {
@@ -136,13 +144,31 @@ impl KeyWatcher {
     ) -> io::Result<Self> {
         // One order waiting is enough: it leads to a look at the file as it is then.
         let (orders, inbox) = sync_channel(1);
+        let looks = Arc::new(Looks {
+            begun: AtomicU64::new(0),
+            done: watch::Sender::new(0),
+        });
+        let counted = Arc::clone(&looks);
         let thread = std::thread::Builder::new()
             .name("keys".to_owned())
-            .spawn(move || watch_file(source, interval, &inbox, &tables, &news))?;
+            .spawn(move || watch_file(source, interval, &inbox, &counted, &tables, &news))?;
         Ok(Self {
             orders,
+            looks,
             thread: Some(thread),
         })
+    }
+
+    /// As [`look_now`](Self::look_now); what comes back is done when a look that began after this call has ended, and
+    /// roster and workers know what it found.
+    pub fn look(&self) -> impl Future<Output = ()> + Send + use<> {
+        // A look that has begun already may have read the file as it was before.
+        let wanted = self.looks.begun.load(Ordering::SeqCst) + 1;
+        self.look_now();
+        let mut done = self.looks.done.subscribe();
+        async move {
+            let _ = done.wait_for(|done| *done >= wanted).await;
+        }
     }
 
     /// The file was written: look at it now.
@@ -166,6 +192,7 @@ fn watch_file(
     mut source: KeySource,
     interval: Duration,
     orders: &Receiver<Order>,
+    looks: &Looks,
     tables: &watch::Sender<Arc<KeyTable>>,
     news: &mpsc::Sender<News>,
 ) {
@@ -176,7 +203,9 @@ fn watch_file(
         }
         let begun = Instant::now();
         next_look = begun + interval;
+        let look = looks.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let Some(changes) = source.look().filter(|changes| !changes.is_empty()) else {
+            looks.done.send_replace(look);
             continue;
         };
         info!(
@@ -190,6 +219,7 @@ fn watch_file(
             return;
         }
         tables.send_replace(Arc::clone(source.table()));
+        looks.done.send_replace(look);
 
         let rested = Instant::now() + (begun.elapsed() * REST_AFTER_READING).min(LONGEST_REST);
         loop {
@@ -285,6 +315,34 @@ mod tests {
         let mut source = KeySource::new(&home.path());
         assert!(source.look().is_some());
         assert!(source.look().is_none());
+    }
+
+    #[tokio::test]
+    async fn look_that_was_waited_for_has_found_what_was_written_before() {
+        let home = Home::new();
+        let source = KeySource::new(&home.path());
+        let (tables, table) = watch::channel(Arc::clone(source.table()));
+        let (news, mut inbox) = mpsc::channel(64);
+        let watcher = KeyWatcher::start(source, Duration::from_secs(3600), tables, news).unwrap();
+        for number in 1..20 {
+            home.write(
+                &(0..number)
+                    .map(|id| format!("{id:03} a{id} any k\n"))
+                    .collect::<String>(),
+            );
+            watcher.look().await;
+            assert_eq!(table.borrow().len(), number);
+            assert!(inbox.try_recv().is_ok(), "the roster knows too");
+        }
+        watcher.look().await;
+        assert!(inbox.try_recv().is_err(), "nothing has changed");
+        drop(inbox);
+        tokio::task::spawn_blocking(move || {
+            let mut watcher = watcher;
+            watcher.stop();
+        })
+        .await
+        .unwrap();
     }
 
     #[test]
