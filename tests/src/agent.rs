@@ -126,6 +126,13 @@ impl Agent {
         }
     }
 
+    /// Talks to the manager at another address than 127.0.0.1.
+    #[must_use]
+    pub fn at(mut self, manager: SocketAddr) -> Self {
+        self.manager = manager;
+        self
+    }
+
     /// Opens a new connection or socket in place of the old one.
     pub fn connect(&mut self) -> Result<()> {
         self.link = None;
@@ -142,7 +149,12 @@ impl Agent {
                 }
             }
             Carrier::Udp => {
-                let socket = UdpSocket::bind("127.0.0.1:0")?;
+                let own = if self.manager.is_ipv4() {
+                    "127.0.0.1:0"
+                } else {
+                    "[::1]:0"
+                };
+                let socket = UdpSocket::bind(own)?;
                 socket.connect(self.manager)?;
                 Link::Udp(socket)
             }

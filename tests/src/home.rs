@@ -139,6 +139,14 @@ impl Home {
         Ok(())
     }
 
+    /// Adds a root element with these blocks to `ossec.conf`, as stock files often have several.
+    pub fn add_config(&self, blocks: &str) -> Result<()> {
+        let path = self.path().join("etc/ossec.conf");
+        let text = fs::read_to_string(&path)?;
+        fs::write(&path, format!("{text}\n<ossec_config>\n{blocks}\n</ossec_config>\n"))?;
+        Ok(())
+    }
+
     /// Writes a line into `etc/local_internal_options.conf`.
     pub fn set_internal(&self, line: &str) -> Result<()> {
         let path = self.path().join("etc/local_internal_options.conf");
