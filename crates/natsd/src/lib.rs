@@ -1,1 +1,29 @@
-//! Placeholder.
+//! `muster-natsd`: takes the events of all daemons, keeps them in a durable spool, and publishes them to NATS.
+//!
+//! ```text
+//! queue/muster/events ─▶ intake ─▶ keeper (numbers, spool, one sync for all that wait) ─▶ publish ─▶ NATS
+//!                                     └─▶ followers (`muster-control events`)
+//! ```
+//!
+//! **It must never** acknowledge an event to its producer that is not on the disk, nor let a broker that is slow or
+//! away slow anybody but itself. Without a `<nats>` block it takes and keeps events all the same, for those who follow
+//! them: the oldest go when the spool has reached its size.
+//!
+//! Read first: [`spool`], then [`keeper`].
+
+#![allow(
+    unreachable_pub,
+    reason = "the counters macro makes public fields in a crate-private struct"
+)]
+
+mod cli;
+mod control;
+mod intake;
+mod keeper;
+mod message;
+mod publish;
+mod sequence;
+mod spool;
+mod status;
+
+pub use cli::{command, run};

@@ -120,13 +120,13 @@ impl Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// Audit, enrollment, keys, gaps. Never dropped.
+    /// Audit, enrollments made and removed, keys, gaps. Never dropped.
     Audit,
     /// Status changes and connections. Thinned to the first and last change of each agent.
     Status,
     /// Alerts of a high level.
     HighAlert,
-    /// Other alerts, agentless hosts, osquery, key polling, archives.
+    /// Other alerts, refused enrollments, key polling, agentless hosts, osquery, archives.
     Alert,
     /// Keepalives and health. The newest of each agent is kept.
     Keepalive,
@@ -141,6 +141,27 @@ impl Class {
 const HIGH_RULE_LEVEL: u8 = 12;
 
 impl Kind {
+    /// All of them, in the order of their numbers on the wire and in files.
+    pub const ALL: [Self; 17] = [
+        Self::Keepalive,
+        Self::StatusChange,
+        Self::Connection,
+        Self::Enrolled,
+        Self::Removed,
+        Self::KeyRotated,
+        Self::Renamed,
+        Self::EnrollmentRejected,
+        Self::KeyPolling,
+        Self::Health,
+        Self::SpoolGap,
+        Self::Audit,
+        Self::KeyAnnouncement,
+        Self::RuleAlert,
+        Self::Archive,
+        Self::Agentless,
+        Self::Osquery,
+    ];
+
     /// The stream that takes events of this kind.
     pub fn stream(self) -> Stream {
         match self {
@@ -195,11 +216,16 @@ impl Event {
             | Kind::Enrolled
             | Kind::Removed
             | Kind::KeyRotated
-            | Kind::Renamed
-            | Kind::EnrollmentRejected => Class::Audit,
+            | Kind::Renamed => Class::Audit,
             Kind::StatusChange | Kind::Connection => Class::Status,
             Kind::RuleAlert if self.alert_level >= HIGH_RULE_LEVEL => Class::HighAlert,
-            Kind::RuleAlert | Kind::KeyPolling | Kind::Archive | Kind::Agentless | Kind::Osquery => Class::Alert,
+            // Strangers cause refusals, as many as they like: those must be droppable.
+            Kind::RuleAlert
+            | Kind::EnrollmentRejected
+            | Kind::KeyPolling
+            | Kind::Archive
+            | Kind::Agentless
+            | Kind::Osquery => Class::Alert,
             Kind::Keepalive | Kind::Health => Class::Keepalive,
         }
     }

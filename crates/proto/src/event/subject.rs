@@ -21,7 +21,6 @@ const MARK_DIGITS: usize = 6;
 /// assert_ne!(token("a.b"), token("a_b"));
 /// ```
 pub fn token(name: &str) -> Cow<'_, str> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if (1..=MAX_TOKEN_LEN).contains(&name.len()) && name.bytes().all(fits) {
         return Cow::Borrowed(name);
     }
@@ -38,6 +37,10 @@ pub fn token(name: &str) -> Cow<'_, str> {
             .filter_map(|digit| char::from_digit(u32::from(digit), 16)),
     );
     Cow::Owned(token)
+}
+
+fn fits(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
 /// The subject of an event: `prefix` is configured, `node` the name of this manager.
@@ -81,9 +84,17 @@ fn band(level: u8) -> &'static str {
     }
 }
 
-/// A key of several tokens, joined by dots; an empty one becomes a token too, since NATS has no empty tokens.
+/// A key of several tokens, joined by dots, each made by [`token`] before; what is no token becomes one.
 fn tokens(key: &str) -> String {
-    key.split('.').map(token).collect::<Vec<_>>().join(".")
+    let is_token = |part: &str| !part.is_empty() && part.bytes().all(|byte| fits(byte) || byte == b'~');
+    let parts = key.split('.').map(|part| {
+        if is_token(part) {
+            Cow::Borrowed(part)
+        } else {
+            token(part)
+        }
+    });
+    parts.collect::<Vec<_>>().join(".")
 }
 
 #[cfg(test)]

@@ -1,0 +1,176 @@
+//! `queue/muster/natsd.ctl`.
+
+use std::sync::Arc;
+
+use muster_proto::ipc::control::{DaemonStatus, QueueStatus, Request, Response};
+use muster_service::{
+    Reloader, clock,
+    control::{Answer, Handler, StatusSource},
+    ipc::Peer,
+};
+use tokio::sync::{broadcast::error::RecvError, mpsc};
+
+use crate::{
+    keeper::{MAX_WAITING_BATCHES, Shared, published},
+    status::{Counters, Facts, Link, Report},
+};
+
+/// The largest look back.
+const MAX_BACKLOG: u32 = 10_000;
+/// Events that wait for a follower's socket; behind it the follower's own lag counts.
+const FOLLOWER_QUEUE: usize = 256;
+
+/// Answers questions.
+pub(crate) struct Control {
+    pub(crate) status: StatusSource,
+    pub(crate) reloader: Reloader,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) report: Arc<Report>,
+    pub(crate) counters: Arc<Counters>,
+    /// Batches that wait for the spool.
+    pub(crate) keeper: mpsc::WeakSender<crate::keeper::Batch>,
+    pub(crate) settings: muster_config::Nats,
+}
+
+impl Handler for Control {
+    async fn status(&self) -> DaemonStatus {
+        let facts = self.report.read();
+        let depth = self.shared.spool().depth();
+        let waiting = self
+            .keeper
+            .upgrade()
+            .map_or(0, |keeper| MAX_WAITING_BATCHES - keeper.capacity());
+        let as_u64 = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let now = clock::unix_ms();
+        let mut status = DaemonStatus {
+            degraded: self.degraded(&facts),
+            listening: vec![muster_proto::paths::EVENTS_SOCKET.to_owned()],
+            queues: vec![
+                QueueStatus {
+                    name: "intake".to_owned(),
+                    used: as_u64(waiting),
+                    capacity: as_u64(MAX_WAITING_BATCHES),
+                    unit: "batches".to_owned(),
+                    dropped: 0,
+                },
+                QueueStatus {
+                    name: "spool".to_owned(),
+                    used: depth.bytes,
+                    capacity: self.settings.spool.max_bytes,
+                    unit: "bytes".to_owned(),
+                    dropped: depth.dropped,
+                },
+            ],
+            counters: self.counters.values(),
+            ..self.status.status()
+        };
+        let link = match &facts.link {
+            Link::Off => "off".to_owned(),
+            Link::Up => "connected".to_owned(),
+            Link::Down(_) => "disconnected".to_owned(),
+        };
+        let age = if depth.oldest_ms == 0 {
+            0
+        } else {
+            now.saturating_sub(depth.oldest_ms) / 1000
+        };
+        let facts = [
+            ("nats", link),
+            ("server", facts.server),
+            ("waiting_events", depth.waiting.to_string()),
+            ("oldest_waiting_s", age.to_string()),
+            ("last_ack_ms", facts.last_ack_ms.to_string()),
+            ("damaged_records", depth.damaged.to_string()),
+        ];
+        status.facts = facts
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        status
+    }
+
+    async fn reload(&self) -> Result<String, String> {
+        let settings = self.reloader.load()?;
+        if settings.nats == self.settings {
+            Ok("nothing has changed".to_owned())
+        } else {
+            Ok("<nats> has changed; restart natsd to use it".to_owned())
+        }
+    }
+
+    async fn handle(&self, request: Request, _: Peer) -> Answer {
+        match request {
+            Request::FollowEvents { backlog } => self.follow(backlog.min(MAX_BACKLOG)),
+            _ => Response::Unknown.into(),
+        }
+    }
+}
+
+impl Control {
+    fn degraded(&self, facts: &Facts) -> Vec<String> {
+        let mut degraded = Vec::new();
+        if let Some(trouble) = self.shared.trouble() {
+            degraded.push(format!("the spool takes no events: {trouble}"));
+        }
+        if let Link::Down(why) = &facts.link {
+            let failures = facts.failures;
+            degraded.push(format!(
+                "not connected to NATS ({why}, {failures} attempts failed); events wait in the spool"
+            ));
+        }
+        if facts.link == Link::Up {
+            if let Some(error) = &facts.last_error {
+                degraded.push(format!("NATS: {error}"));
+            }
+            for stream in &facts.without_stream {
+                degraded.push(format!(
+                    "the broker has no stream like {stream}: those events are sent without an acknowledgement"
+                ));
+            }
+        }
+        degraded
+    }
+
+    fn follow(&self, backlog: u32) -> Answer {
+        // Subscribed before the look back, so that nothing falls between; what is in both is passed over.
+        let mut followers = self.shared.followers.subscribe();
+        let past = if backlog == 0 {
+            Vec::new()
+        } else {
+            self.shared.spool().newest(usize::try_from(backlog).unwrap_or(0))
+        };
+        let (sender, receiver) = mpsc::channel(FOLLOWER_QUEUE);
+        let counters = Arc::clone(&self.counters);
+        tokio::spawn(async move {
+            let mut last = 0;
+            for event in past {
+                last = event.seq;
+                if sender.send(Response::Event(Box::new(published(event)))).await.is_err() {
+                    return;
+                }
+            }
+            loop {
+                let event = tokio::select! {
+                    event = followers.recv() => event,
+                    () = sender.closed() => return,
+                };
+                match event {
+                    Ok(event) if event.sequence <= last => {}
+                    Ok(event) => {
+                        if sender.send(Response::Event(Box::new((*event).clone()))).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(RecvError::Lagged(missed)) => {
+                        counters.followers_dropped_total.increment();
+                        let why = format!("you read too slowly: {missed} events were passed over");
+                        let _ = sender.send(Response::Failed(why)).await;
+                        return;
+                    }
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+        Answer::Stream(receiver)
+    }
+}

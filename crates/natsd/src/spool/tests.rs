@@ -1,0 +1,265 @@
+use muster_proto::event::Kind;
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+const NO_LIMIT: Limits = Limits {
+    max_bytes: u64::MAX,
+    max_age_ms: u64::MAX / 4,
+    sync: false,
+};
+
+fn event(seq: u64, kind: Kind) -> Stored {
+    let event = muster_proto::event::body::manager_event(kind, "001", 1000 + seq, 0, vec![b'x'; 100]);
+    Stored {
+        history: false,
+        kind,
+        class: event.class(),
+        alert_level: 0,
+        seq,
+        epoch: 1,
+        prev: 0,
+        created_ms: event.created_ms,
+        source: Mark {
+            producer: "remoted".to_owned(),
+            incarnation: 7,
+            number: seq,
+        },
+        key: event.subject_key,
+        subject: "s".to_owned(),
+        headers: vec![],
+        body: event.body,
+    }
+}
+
+fn open(directory: &Path, limits: Limits) -> Spool {
+    Spool::open(directory, limits).expect("opens").0
+}
+
+fn waiting(spool: &Spool, stream: Stream) -> Vec<u64> {
+    spool
+        .waiting(stream, 0, usize::MAX)
+        .iter()
+        .map(|place| place.read().expect("reads").seq)
+        .collect()
+}
+
+#[test]
+fn events_wait_in_order_until_they_are_acknowledged_across_restarts() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(directory.path(), NO_LIMIT);
+    let events: Vec<_> = (1..=5).map(|seq| event(seq, Kind::StatusChange)).collect();
+    spool.commit(&events, 0).expect("commits");
+    spool.acknowledge(Stream::State, 1);
+    spool.acknowledge(Stream::State, 3);
+    assert_eq!(waiting(&spool, Stream::State), [2, 4, 5]);
+    spool.tidy(0).expect("tidies");
+    drop(spool);
+    let spool = open(directory.path(), NO_LIMIT);
+    // 3 was acknowledged out of turn: it is sent again, and the broker knows it by its id.
+    assert_eq!(waiting(&spool, Stream::State), [2, 3, 4, 5]);
+    assert_eq!(spool.taken("remoted", 7), 5);
+    assert_eq!(spool.taken("remoted", 8), 0);
+}
+
+#[test]
+fn marks_outlive_the_segments_they_were_set_in() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(directory.path(), NO_LIMIT);
+    spool.commit(&[event(41, Kind::StatusChange)], 0).expect("commits");
+    spool.acknowledge(Stream::State, 41);
+    drop(spool);
+    let mut spool = open(directory.path(), NO_LIMIT);
+    spool.acknowledge(Stream::State, 41);
+    spool.tidy(u64::MAX).expect("tidies");
+    assert_eq!(
+        std::fs::read_dir(directory.path())
+            .expect("lists")
+            .filter_map(Result::ok)
+            .count(),
+        2,
+        "one segment"
+    );
+    drop(spool);
+    let (spool, recovered) = Spool::open(directory.path(), NO_LIMIT).expect("opens");
+    assert_eq!(spool.taken("remoted", 7), 41);
+    assert_eq!(recovered.last_seq, 0);
+}
+
+#[test]
+fn acknowledged_segments_are_kept_for_a_while() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(directory.path(), NO_LIMIT);
+    spool.commit(&[event(1, Kind::StatusChange)], 0).expect("commits");
+    drop(spool);
+    let mut spool = open(directory.path(), NO_LIMIT);
+    spool.acknowledge(Stream::State, 1);
+    spool.tidy(1001 + KEEP_ACKNOWLEDGED_MS).expect("tidies");
+    assert_eq!(spool.newest(10).len(), 1);
+    spool.tidy(1002 + KEEP_ACKNOWLEDGED_MS).expect("tidies");
+    assert_eq!(spool.newest(10).len(), 0);
+}
+
+#[test]
+fn full_spool_drops_keepalives_first_tells_which_and_keeps_status_changes() {
+    let directory = tempfile::tempdir().expect("directory");
+    let limits = Limits {
+        max_bytes: 2 * SEGMENT_LEN,
+        ..NO_LIMIT
+    };
+    let mut spool = open(directory.path(), limits);
+    let (mut seq, mut gaps, mut status) = (0, vec![], vec![]);
+    while gaps.is_empty() {
+        let batch: Vec<_> = (0..1000)
+            .map(|place| {
+                seq += 1;
+                let kind = if place % 10 == 0 {
+                    Kind::StatusChange
+                } else {
+                    Kind::Keepalive
+                };
+                if kind == Kind::StatusChange {
+                    status.push(seq);
+                }
+                event(seq, kind)
+            })
+            .collect();
+        gaps = spool.commit(&batch, 0).expect("commits");
+        assert!(seq < 1_000_000, "the limit is reached");
+    }
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(
+        (gaps[0].stream, gaps[0].from_seq, gaps[0].reason),
+        (Stream::Keepalive, 2, "the spool is full")
+    );
+    assert_eq!(gaps[0].count, spool.depth().dropped);
+    assert_eq!(waiting(&spool, Stream::State), status);
+    assert!(spool.depth().bytes < limits.max_bytes);
+    drop(spool);
+    let spool = open(directory.path(), limits);
+    assert_eq!(waiting(&spool, Stream::State), status, "compacted segments read back");
+}
+
+#[test]
+fn spool_full_of_status_changes_refuses_and_loses_nothing() {
+    let directory = tempfile::tempdir().expect("directory");
+    let limits = Limits {
+        max_bytes: SEGMENT_LEN + SEGMENT_LEN / 4,
+        ..NO_LIMIT
+    };
+    let mut spool = open(directory.path(), limits);
+    let mut taken = 0;
+    let refused = loop {
+        let batch: Vec<_> = (1..=1000)
+            .map(|place| event(taken + place, Kind::StatusChange))
+            .collect();
+        match spool.commit(&batch, 0) {
+            Ok(gaps) => assert_eq!(gaps, []),
+            Err(error) => break error,
+        }
+        taken += 1000;
+    };
+    assert!(matches!(refused, SpoolError::Full { .. }), "{refused}");
+    assert_eq!(spool.depth().waiting, taken);
+    for seq in 1..=taken {
+        spool.acknowledge(Stream::State, seq);
+    }
+    spool
+        .commit(&[event(taken + 1, Kind::StatusChange)], 0)
+        .expect("there is room again");
+}
+
+#[test]
+fn events_that_are_too_old_are_dropped_if_they_may_be() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(
+        directory.path(),
+        Limits {
+            max_age_ms: 1000,
+            ..NO_LIMIT
+        },
+    );
+    spool
+        .commit(&[event(1, Kind::Keepalive), event(2, Kind::StatusChange)], 1001)
+        .expect("commits");
+    let gaps = spool.commit(&[event(3, Kind::Keepalive)], 10_000).expect("commits");
+    assert_eq!(
+        (gaps.len(), gaps[0].reason, gaps[0].from_seq, gaps[0].to_seq),
+        (1, "too old", 1, 1)
+    );
+    assert_eq!(waiting(&spool, Stream::Keepalive), [3]);
+    assert_eq!(waiting(&spool, Stream::State), [2]);
+}
+
+#[test]
+fn history_is_kept_for_looking_back_and_never_waits() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(directory.path(), NO_LIMIT);
+    let events: Vec<_> = (1..=4)
+        .map(|seq| Stored {
+            history: true,
+            ..event(seq, Kind::StatusChange)
+        })
+        .collect();
+    spool.commit(&events, 0).expect("commits");
+    drop(spool);
+    let spool = open(directory.path(), NO_LIMIT);
+    assert_eq!(spool.depth().waiting, 0);
+    let newest: Vec<_> = spool.newest(2).iter().map(|event| event.seq).collect();
+    assert_eq!(newest, [3, 4]);
+    assert_eq!(spool.taken("remoted", 7), 4);
+}
+
+#[test]
+fn foreign_files_are_left_alone() {
+    let directory = tempfile::tempdir().expect("directory");
+    for name in ["notes.txt", "abc.seg", "seq.state"] {
+        std::fs::write(directory.path().join(name), b"mine").expect("writes");
+    }
+    let mut spool = open(directory.path(), NO_LIMIT);
+    spool.commit(&[event(1, Kind::StatusChange)], 0).expect("commits");
+    drop(spool);
+    assert_eq!(waiting(&open(directory.path(), NO_LIMIT), Stream::State), [1]);
+    assert_eq!(
+        std::fs::read(directory.path().join("notes.txt")).expect("reads"),
+        b"mine"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is committed and acknowledged, and wherever a crash cuts the last segment, what was committed before
+    /// and not acknowledged is there after it, in order.
+    #[test]
+    fn crash_at_any_byte_loses_nothing_that_was_safe(
+        commits in vec((1..5_u64, 0..3_usize), 1..12),
+        cut in 0..400_u64,
+    ) {
+        let directory = tempfile::tempdir().expect("directory");
+        let mut spool = open(directory.path(), NO_LIMIT);
+        let (mut seq, mut expected, mut before_last) = (0, vec![], vec![]);
+        let mut safe_length = 0;
+        for (count, acknowledged) in commits {
+            before_last.clone_from(&expected);
+            safe_length = spool.segments.last().expect("segment").length;
+            let batch: Vec<_> = (0..count).map(|_| { seq += 1; event(seq, Kind::StatusChange) }).collect();
+            spool.commit(&batch, 0).expect("commits");
+            expected.extend(batch.iter().map(|event| event.seq));
+            for _ in 0..acknowledged.min(before_last.len()) {
+                let seq = before_last.remove(0);
+                expected.retain(|other| *other != seq);
+                spool.acknowledge(Stream::State, seq);
+            }
+        }
+        spool.tidy(0).expect("tidies");
+        let segment = spool.segments.last().expect("segment");
+        let length = segment.length.saturating_sub(cut).max(safe_length);
+        segment.file.set_len(length).expect("cuts");
+        drop(spool);
+        let spool = open(directory.path(), NO_LIMIT);
+        let found = waiting(&spool, Stream::State);
+        prop_assert!(found.starts_with(&before_last), "{:?} of {:?}", found, before_last);
+        prop_assert!(expected.starts_with(&found));
+    }
+}
