@@ -163,7 +163,7 @@ impl Stored {
         out.push(TYPE_EVENT);
         out.push(if self.history { FLAG_HISTORY } else { 0 });
         out.extend_from_slice(&[
-            place(&Kind::ALL, self.kind),
+            place(&Kind::ALL, &self.kind),
             place(&Class::ALL, self.class),
             self.alert_level,
         ]);
