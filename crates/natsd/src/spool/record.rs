@@ -164,7 +164,7 @@ impl Stored {
         out.push(if self.history { FLAG_HISTORY } else { 0 });
         out.extend_from_slice(&[
             place(&Kind::ALL, &self.kind),
-            place(&Class::ALL, self.class),
+            place(&Class::ALL, &self.class),
             self.alert_level,
         ]);
         for number in [self.seq, self.epoch, self.prev, self.created_ms] {
