@@ -5,7 +5,7 @@ mod fake_remoted;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use muster_proto::ipc::control::{DaemonStatus, Request, Response};
+use muster_service::client::Client;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
@@ -102,12 +104,12 @@ impl Home {
 
     /// Starts the daemon and waits until it says that it is ready.
     pub(crate) fn start(&self) -> Daemon {
-        let log = fs::File::create(self.path("authd.log")).expect("made");
+        let log = format!("--log-file={}", self.path("authd.log").display());
         let mut child = self
             .command()
-            .args(["-f", "--detached"])
+            .args(["-f", "--detached", &log])
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(Stdio::null())
             .spawn()
             .expect("started");
         let mut line = String::new();
@@ -135,14 +137,23 @@ impl Home {
         self.try_connect_with(config).expect("connected")
     }
 
+    pub(crate) fn try_connect(&self) -> io::Result<Tls> {
+        self.try_connect_with(client_config(None))
+    }
+
     pub(crate) fn try_connect_with(&self, config: ClientConfig) -> io::Result<Tls> {
-        let mut tcp = self.tcp();
-        let name = ServerName::try_from("manager").expect("a name");
-        let mut session = ClientConnection::new(Arc::new(config), name).expect("a session");
-        while session.is_handshaking() {
-            session.complete_io(&mut tcp)?;
-        }
-        Ok(StreamOwned::new(session, tcp))
+        handshake(TcpStream::connect(("127.0.0.1", self.port))?, config)
+    }
+
+    /// From another address of this host.
+    pub(crate) fn connect_from(&self, source: &str) -> Tls {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let address = |ip: &str, port| SocketAddr::new(ip.parse().expect("an address"), port);
+        socket.bind(&address(source, 0).into()).expect("bound");
+        socket
+            .connect(&address("127.0.0.1", self.port).into())
+            .expect("connected");
+        handshake(socket.into(), client_config(None)).expect("a handshake")
     }
 
     pub(crate) fn tcp(&self) -> TcpStream {
@@ -193,11 +204,48 @@ impl Home {
         Ok(String::from_utf8(body).expect("UTF-8"))
     }
 
+    /// What the daemon says on its control socket.
+    pub(crate) fn status(&self) -> DaemonStatus {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let mut client = Client::connect(&self.path("queue/muster/authd.ctl"), "test", PATIENCE)
+                .await
+                .expect("connected");
+            match client.ask(&Request::Status).await.expect("answered") {
+                Response::Status(status) => *status,
+                other => panic!("{other:?}"),
+            }
+        })
+    }
+
+    /// One of the daemon's counters.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let counters = self.status().counters;
+        counters
+            .iter()
+            .find(|(known, _)| known == name)
+            .map_or_else(|| panic!("no {name}"), |(_, value)| *value)
+    }
+
     pub(crate) fn local_socket(&self) -> UnixStream {
         let socket = UnixStream::connect(self.path("queue/sockets/auth")).expect("connected");
         socket.set_read_timeout(Some(PATIENCE)).expect("set");
         socket
     }
+}
+
+fn handshake(mut tcp: TcpStream, config: ClientConfig) -> io::Result<Tls> {
+    tcp.set_read_timeout(Some(PATIENCE))?;
+    tcp.set_write_timeout(Some(PATIENCE))?;
+    let name = ServerName::try_from("manager").expect("a name");
+    let mut session = ClientConnection::new(Arc::new(config), name).expect("a session");
+    while session.is_handshaking() {
+        session.complete_io(&mut tcp)?;
+    }
+    Ok(StreamOwned::new(session, tcp))
 }
 
 pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
