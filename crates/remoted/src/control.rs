@@ -15,11 +15,7 @@ use muster_service::{
 };
 use tokio::time::timeout;
 
-use crate::{
-    desk::{Window, times},
-    edge::Edge,
-    options,
-};
+use crate::{desk::Window, edge::Edge, options};
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.
 const MAX_PAGE: u32 = 200;
@@ -103,7 +99,7 @@ impl Handler for Control {
         let mut roster = self.window.roster();
         let changed = wanted != *roster.settings();
         if changed {
-            roster.reconfigure(times(), wanted);
+            roster.reconfigure(self.window.now(), wanted);
         }
         *settings = new;
         let taken = if changed {
@@ -118,7 +114,7 @@ impl Handler for Control {
     }
 
     async fn handle(&self, request: Request, _: Peer) -> Answer {
-        let now = times();
+        let now = self.window.now();
         match request {
             Request::Agents { after, limit } => {
                 let limit = limit.clamp(1, MAX_PAGE) as usize;

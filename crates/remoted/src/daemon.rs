@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
     control::Control,
-    desk::{Desk, DeskParts, NEWS_QUEUE, times},
+    desk::{Clock, Desk, DeskParts, NEWS_QUEUE},
     edge::{Edge, EdgeParts, Sockets},
     options,
     roster::Roster,
@@ -58,7 +58,8 @@ pub async fn start(running: &mut Running, control: UnixListener, sockets: Socket
     let writer = Writer::start(store, move || waker.wake()).context("starting the store's thread")?;
 
     let seed = getrandom::u32().map_err(|error| anyhow::anyhow!("the system gives no random number: {error}"))?;
-    let roster = Roster::new(options::roster_settings(&settings, &host), times(), rows, seed);
+    let clock = Arc::new(Clock::start());
+    let roster = Roster::new(options::roster_settings(&settings, &host), clock.now(), rows, seed);
     let (news_sender, news) = mpsc::channel(NEWS_QUEUE);
     let edge = Edge::start(EdgeParts {
         home: Path::new(""),
@@ -84,6 +85,7 @@ pub async fn start(running: &mut Running, control: UnixListener, sockets: Socket
             courier,
             own_line,
             writer,
+            clock,
         },
     );
     let handler = Control {

@@ -11,7 +11,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -58,12 +58,15 @@ pub struct DeskParts {
     pub own_line: OwnLine,
     /// To the store.
     pub writer: Writer,
+    /// The time.
+    pub clock: Arc<Clock>,
 }
 
 /// What others may look at while the desk is at work.
 #[derive(Clone)]
 pub struct Window {
     roster: Arc<Mutex<Roster>>,
+    clock: Arc<Clock>,
     queue: Arc<Queue>,
     writer: Arc<Mutex<WriterStatus>>,
 }
@@ -88,15 +91,56 @@ pub struct Desk {
     next_tick: Millis,
 }
 
-/// Both clocks, now.
-pub fn times() -> Times {
-    Times {
-        mono: Millis::now(),
-        wall_ms: clock::unix_ms(),
+/// Both clocks.
+///
+/// What the wall clock shows is worked out from the monotonic one, so that a moment is the same second whenever it is
+/// asked for; only a step of the wall clock is followed.
+pub struct Clock {
+    /// Unix milliseconds at the monotonic clock's zero.
+    offset: AtomicI64,
+}
+
+/// A difference that two readings one after the other cannot make.
+const STEP_MS: u64 = 50;
+
+impl Clock {
+    /// The clocks as they are now.
+    pub fn start() -> Self {
+        let offset = signed(clock::unix_ms()) - signed(Millis::now().0);
+        Self {
+            offset: AtomicI64::new(offset),
+        }
+    }
+
+    /// What they show.
+    pub fn now(&self) -> Times {
+        self.shown(Millis::now(), clock::unix_ms())
+    }
+
+    fn shown(&self, mono: Millis, wall_ms: u64) -> Times {
+        let measured = signed(wall_ms) - signed(mono.0);
+        let mut offset = self.offset.load(Ordering::Relaxed);
+        if measured.abs_diff(offset) > STEP_MS {
+            self.offset.store(measured, Ordering::Relaxed);
+            offset = measured;
+        }
+        Times {
+            mono,
+            wall_ms: mono.0.saturating_add_signed(offset),
+        }
     }
 }
 
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
 impl Window {
+    /// The time, as the roster knows it.
+    pub fn now(&self) -> Times {
+        self.clock.now()
+    }
+
     /// The roster. Hold it for a moment only.
     pub fn roster(&self) -> MutexGuard<'_, Roster> {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
@@ -124,6 +168,7 @@ impl Desk {
     pub fn new(roster: Roster, parts: DeskParts) -> Self {
         let window = Window {
             roster: Arc::new(Mutex::new(roster)),
+            clock: Arc::clone(&parts.clock),
             queue: Arc::default(),
             writer: parts.writer.watch(),
         };
@@ -187,7 +232,7 @@ impl Desk {
 
     /// All that the store is to write now.
     fn batch(&mut self) -> Batch {
-        let (rows, gone) = self.window.roster().take_rows(times(), ROWS_AT_ONCE);
+        let (rows, gone) = self.window.roster().take_rows(self.window.now(), ROWS_AT_ONCE);
         self.gathering_since = None;
         self.hurry = false;
         Batch {
@@ -198,12 +243,12 @@ impl Desk {
     }
 
     fn take(&mut self, news: News) {
-        self.window.roster().on_news(times(), news, &mut self.out);
+        self.window.roster().on_news(self.window.now(), news, &mut self.out);
         self.perform();
     }
 
     fn tick(&mut self) {
-        let now = times();
+        let now = self.window.now();
         if now.mono < self.next_tick {
             return;
         }
@@ -219,7 +264,9 @@ impl Desk {
     fn perform(&mut self) {
         for sent in std::mem::take(&mut self.out.sends) {
             let outcome = self.parts.courier.send(&sent.slot, &sent.payload);
-            self.window.roster().on_sent(times(), &sent, outcome, &mut self.out);
+            self.window
+                .roster()
+                .on_sent(self.window.now(), &sent, outcome, &mut self.out);
         }
         for notice in self.out.notices.drain(..) {
             (self.parts.own_line)(&notice.slot, notice.location, &notice.text);

@@ -53,13 +53,15 @@ impl Office {
         let (news, inbox) = mpsc::channel(NEWS_QUEUE);
         let (post, lines) = (Arc::new(Post::default()), Arc::new(Mutex::new(Vec::new())));
         let said = Arc::clone(&lines);
+        let clock = Arc::new(Clock::start());
         let parts = DeskParts {
+            clock: Arc::clone(&clock),
             news: inbox,
             courier: Arc::clone(&post) as Arc<dyn Courier>,
             own_line: Box::new(move |_, program, text| said.lock().unwrap().push(format!("{program}: {text}"))),
             writer: Writer::start(store.store, || {}).unwrap(),
         };
-        let desk = Desk::new(Roster::new(settings, times(), store.rows, 1), parts);
+        let desk = Desk::new(Roster::new(settings, clock.now(), store.rows, 1), parts);
         let window = desk.window();
         let entries = file::parse(b"001 a any k\n002 b any k\n").entries;
         let slots: Vec<_> = entries.iter().map(|entry| Arc::new(AgentSlot::new(entry))).collect();
@@ -226,4 +228,19 @@ async fn store_that_cannot_be_written_holds_up_neither_news_nor_time() {
     database.execute_batch("DROP TRIGGER full").unwrap();
     until("stored at last", || office.stored().1 == 7).await;
     assert_eq!(office.close().await.0[0], "001 active");
+}
+
+#[test]
+fn moment_is_the_same_second_whenever_it_is_asked_for_and_a_step_is_followed() {
+    let clock = Clock {
+        offset: AtomicI64::new(1_000_000),
+    };
+    assert_eq!(
+        clock.shown(Millis(500), 1_000_507).wall_ms,
+        1_000_500,
+        "two readings take a moment"
+    );
+    assert_eq!(clock.shown(Millis(600), 1_000_590).wall_ms, 1_000_600);
+    assert_eq!(clock.shown(Millis(700), 5_000_700).wall_ms, 5_000_700);
+    assert_eq!(clock.shown(Millis(800), 800).wall_ms, 800);
 }
