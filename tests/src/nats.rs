@@ -190,9 +190,9 @@ impl Nats {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let options = async_nats::ConnectOptions::new().connection_timeout(Duration::from_secs(2));
-            let jetstream = jetstream::new(options.connect(self.url()).await?);
-            jetstream.query_account().await?;
-            work(jetstream).await
+            let client = options.connect(self.url()).await?;
+            client.flush().await?;
+            work(jetstream::new(client)).await
         })
     }
 }
