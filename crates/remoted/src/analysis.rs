@@ -208,9 +208,9 @@ impl Analysis {
         !self.absent && matches!(self.line, Line::Down { was_up: false } | Line::Held)
     }
 
-    /// Whether anything is not sent yet.
+    /// Whether anything waits for a reader who is there.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.absent && !self.backlog.is_empty()
+        !self.absent && !self.is_down() && !self.backlog.is_empty()
     }
 
     /// Told when there is room again.

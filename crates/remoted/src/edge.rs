@@ -11,6 +11,7 @@
 //! | `worker` | all that happens to one message |
 //! | `outgoing` | seal and write |
 //! | `courier` | what other threads want sent |
+//! | `launch` | how a worker begins |
 //! | `strangers` | bounds on connections that have not proved a key |
 //! | [`tally`] | what is counted |
 //!
@@ -18,6 +19,7 @@
 //! daemon.
 
 mod courier;
+mod launch;
 mod outgoing;
 mod pieces;
 pub mod sockets;
@@ -30,43 +32,34 @@ mod udp;
 mod worker;
 
 use std::{
-    cell::RefCell,
     io,
     path::Path,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{SyncSender, sync_channel},
+        mpsc::sync_channel,
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use muster_config::{Settings, WhenFull};
 use muster_proto::{ipc::control::QueueStatus, paths};
 use thiserror::Error;
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::{mpsc, watch},
-    task::{LocalSet, spawn_local},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use self::{
     courier::{COMMAND_QUEUE, Command, WorkerCourier},
-    outgoing::Outgoing,
-    sockets::WorkerSockets,
-    strangers::{Bounds, Strangers},
-    worker::{Common, Parts, Worker},
+    launch::{Limits, Seed},
+    worker::Common,
 };
 pub use self::{
     sockets::{BindError, Listening, Sockets},
     tally::{Gauges, Tallies, Tally},
 };
 use crate::{
-    analysis::{Analysis, AnalysisTarget, CAP, Need, drain},
+    analysis::{AnalysisTarget, CAP},
     archives::{self, ArchiveOptions, Archives},
     counters::{SenderPair, received::Keeper},
     keys::{
@@ -76,11 +69,6 @@ use crate::{
     session::{KeyRequests, Rules, Verify},
     slot::{AgentSlot, Courier, News, SendError},
 };
-
-/// How long a stop waits for the analysis daemon to take what waits for it.
-const LAST_EVENTS: Duration = Duration::from_secs(2);
-/// Descriptors that are not for connections: sockets, files, databases.
-const OTHER_DESCRIPTORS: u64 = 128;
 
 /// What the network edge is made of.
 pub struct EdgeParts<'a> {
@@ -401,145 +389,5 @@ fn when_full_of(settings: &Settings) -> WhenFull {
         WhenFull::Block
     } else {
         WhenFull::Drop
-    }
-}
-
-/// Bounds on connections.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    /// All connections of the process.
-    connections: usize,
-    /// A worker's share of those that have not proved a key.
-    strangers: Bounds,
-    /// How long they may take.
-    identify: Duration,
-}
-
-impl Limits {
-    fn new(settings: &Settings, workers: usize) -> Self {
-        let limits = || settings.secure_remotes().map(|remote| &remote.limits);
-        let descriptors = sockets::raise_descriptor_limit(settings.internal.remoted.rlimit_nofile);
-        let fits = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX);
-        let share = |total: usize| total.div_ceil(workers.max(1)).max(1);
-        Self {
-            connections: limits().map(|limits| limits.max_connections).sum::<usize>().min(fits),
-            strangers: Bounds {
-                total: share(limits().map(|limits| limits.max_unidentified).sum::<usize>().min(fits)),
-                per_address: share(
-                    limits()
-                        .map(|limits| limits.max_unidentified_per_address)
-                        .max()
-                        .unwrap_or(usize::MAX),
-                ),
-            },
-            identify: limits()
-                .map(|limits| limits.identify_timeout)
-                .max()
-                .unwrap_or(Duration::from_secs(60)),
-        }
-    }
-}
-
-/// What a worker's thread begins with.
-struct Seed {
-    index: usize,
-    sockets: WorkerSockets,
-    commands: mpsc::Receiver<Command>,
-    common: Arc<Common>,
-    tables: watch::Receiver<Arc<KeyTable>>,
-    news: mpsc::Sender<News>,
-    keeper: Keeper,
-    sender: Arc<SenderPair>,
-    tallies: Arc<Tallies>,
-    gauges: Arc<Gauges>,
-    analysis: AnalysisTarget,
-    limits: Limits,
-    rules: Vec<Rules>,
-    archives: Option<Archives>,
-    when_full: WhenFull,
-    flush_every: u32,
-    send_buffer: usize,
-    stop: CancellationToken,
-}
-
-impl Seed {
-    fn run(self, started: &SyncSender<io::Result<()>>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return drop(started.send(Err(error))),
-        };
-        let tasks = LocalSet::new();
-        tasks.block_on(&runtime, async {
-            let stop = self.stop.clone();
-            match self.spawn() {
-                Ok(worker) => {
-                    let _ = started.send(Ok(()));
-                    stop.cancelled().await;
-                    // Tasks still run, but new messages would only lengthen the goodbye.
-                    let _ = tokio::time::timeout(LAST_EVENTS, last_events(&worker)).await;
-                }
-                Err(error) => drop(started.send(Err(error))),
-            }
-        });
-    }
-
-    fn spawn(self) -> io::Result<worker::Shared> {
-        let mut listeners = Vec::new();
-        for bound in self.sockets.tcp {
-            listeners.push((TcpListener::from_std(bound.socket)?, bound.block));
-        }
-        let mut udp = Vec::new();
-        for bound in self.sockets.udp {
-            udp.push((Rc::new(UdpSocket::from_std(bound.socket)?), bound.block));
-        }
-        let ways = udp.iter().map(|(socket, _)| Rc::clone(socket)).collect();
-        let worker = Rc::new(RefCell::new(Worker::new(Parts {
-            index: self.index,
-            common: self.common,
-            tables: self.tables,
-            rules: self.rules.into(),
-            when_full: self.when_full,
-            outgoing: Outgoing::new(self.sender, ways, self.send_buffer, Arc::clone(&self.tallies)),
-            analysis: Analysis::new(
-                self.analysis,
-                self.when_full,
-                if self.archives.is_some() {
-                    Need::Optional
-                } else {
-                    Need::Needed
-                },
-                Arc::clone(&self.tallies),
-                self.gauges,
-            ),
-            archives: self.archives,
-            strangers: Strangers::new(self.limits.strangers),
-            news: self.news,
-            keeper: self.keeper,
-            flush_every: self.flush_every,
-            tallies: self.tallies,
-            scratch: vec![0; tcp::READ_LEN].into(),
-        })));
-        spawn_local(drain(Rc::clone(&worker)));
-        spawn_local(courier::obey(Rc::clone(&worker), self.commands));
-        spawn_local(tcp::close_the_unidentified(Rc::clone(&worker), self.limits.identify));
-        for (number, (socket, block)) in udp.into_iter().enumerate() {
-            spawn_local(udp::serve(Rc::clone(&worker), socket, number, block));
-        }
-        for (listener, block) in listeners {
-            spawn_local(tcp::accept(
-                Rc::clone(&worker),
-                listener,
-                block,
-                self.limits.connections,
-            ));
-        }
-        Ok(worker)
-    }
-}
-
-/// Waits until the analysis daemon has taken what waited when we stopped.
-async fn last_events(worker: &worker::Shared) {
-    while worker.borrow().analysis.is_waiting() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

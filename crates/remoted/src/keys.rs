@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, Hash, Hasher, RandomState},
+    hash::{BuildHasher, RandomState},
     net::IpAddr,
     sync::Arc,
 };
@@ -119,9 +119,8 @@ impl KeyTable {
     }
 
     fn fingerprint(&self, entry: &KeyEntry) -> u64 {
-        let mut hasher = self.fingerprints.build_hasher();
-        (&entry.name, entry.address.text(), entry.key.expose()).hash(&mut hasher);
-        hasher.finish()
+        self.fingerprints
+            .hash_one((&entry.name, entry.address.text(), entry.key.expose()))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use muster_proto::transport::counter::Counter;
@@ -82,10 +82,16 @@ impl Keeper {
 }
 
 fn keep(directory: &Path, orders: &Receiver<Order>, sender: &SenderPair, look_every: Duration) {
+    let mut look_at = Instant::now() + look_every;
     loop {
-        match orders.recv_timeout(look_every) {
+        let left = look_at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            sender.look_for_another_file();
+            look_at = Instant::now() + look_every;
+        }
+        match orders.recv_timeout(left) {
             Ok(Order::Write(slot)) => write(directory, &slot),
-            Err(RecvTimeoutError::Timeout) => sender.look_for_another_file(),
+            Err(RecvTimeoutError::Timeout) => {}
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }

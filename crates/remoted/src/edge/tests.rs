@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream, UdpSocket as StdUdpSocket},
+    net::{SocketAddr, TcpStream, UdpSocket},
     os::unix::net::UnixDatagram,
     time::{Duration, Instant},
 };
@@ -189,7 +189,7 @@ impl Stage {
     }
 
     fn datagrams_from(&self, local: &str, to: SocketAddr) -> Link {
-        let socket = StdUdpSocket::bind(local).unwrap();
+        let socket = UdpSocket::bind(local).unwrap();
         socket.connect(to).unwrap();
         Link::Udp(socket).patient()
     }
@@ -217,7 +217,7 @@ fn receive_text(analysis: &UnixDatagram) -> String {
 /// What an agent talks over.
 enum Link {
     Tcp(TcpStream),
-    Udp(StdUdpSocket),
+    Udp(UdpSocket),
 }
 
 impl Link {
