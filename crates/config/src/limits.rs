@@ -75,15 +75,13 @@ pub const AUTH_MAX_CONNECTIONS: usize = 999;
 pub const AUTH_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An agent sends its line at once.
 pub const AUTH_READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// A site behind one address may roll out some hundred agents at once.
-pub const AUTH_RATE_PER_ADDRESS: Rate = Rate {
-    per_second: 50,
-    burst: 500,
-};
-/// More than a disk can sync, less than would starve the other daemons of the processor.
+/// A site behind one address, or behind a balancer, rolls out all its agents from there. What one address can take up is
+/// bounded all the same: places go to who holds fewer, and each step has a deadline.
+pub const AUTH_RATE_PER_ADDRESS: Rate = Rate::OFF;
+/// More handshakes than one processor does, so that only a flood feels it.
 pub const AUTH_RATE_TOTAL: Rate = Rate {
-    per_second: 500,
-    burst: 2000,
+    per_second: 2000,
+    burst: 5000,
 };
 
 // ---- <key_request> ----
