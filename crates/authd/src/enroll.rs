@@ -127,7 +127,7 @@ impl Enroller {
             Refused::Full => (RejectedFor::Limit, None),
             Refused::BadAddress => return,
         };
-        self.reject(Rejected {
+        self.reject(&Rejected {
             reason,
             name: ask.name.clone(),
             source: ask.source,
@@ -152,16 +152,16 @@ impl Enroller {
     }
 
     /// Tells the world that somebody was refused, unless that happens too often.
-    pub fn reject(&self, rejected: Rejected) {
+    pub fn reject(&self, rejected: &Rejected) {
         let may = lock(&self.rejection_events).take(REJECTION_EVENTS, Instant::now());
-        if !may || !self.store.tell(self.events.of_rejection(&rejected, clock::unix_ms())) {
+        if !may || !self.store.tell(self.events.of_rejection(rejected, clock::unix_ms())) {
             self.counters.rejection_events_dropped_total.increment();
         }
     }
 
     /// Somebody was refused before it came to names.
     pub fn reject_stranger(&self, reason: RejectedFor, source: IpAddr) {
-        self.reject(Rejected {
+        self.reject(&Rejected {
             reason,
             name: String::new(),
             source: Some(source),

@@ -59,13 +59,10 @@ impl LocalSide {
         } else {
             configured
         };
-        let payload = match timeout(silence, read_frame(&mut stream)).await {
-            Ok(Some(payload)) => payload,
-            // Closed without a word, as stock: nothing was asked.
-            Ok(None) | Err(_) => {
-                self.enroller.counters.local_requests_incomplete_total.increment();
-                return;
-            }
+        // Closed without a word, as stock: nothing was asked.
+        let Ok(Some(payload)) = timeout(silence, read_frame(&mut stream)).await else {
+            self.enroller.counters.local_requests_incomplete_total.increment();
+            return;
         };
         self.enroller.counters.local_requests_total.increment();
         let answer = Zeroizing::new(auth::frame(&self.answer(&payload).await));

@@ -304,12 +304,12 @@ async fn answer(
             };
             Ok((granted, entry))
         }
-        Outcome::Refused(refused) => Err(rejection(refused, ask.name, given)),
+        Outcome::Refused(refused) => Err(rejection(&refused, ask.name, given)),
         Outcome::Failed => Err(Rejection::Internal(ask.name)),
     }
 }
 
-fn rejection(refused: Refused, name: String, given: GivenAddress) -> Rejection {
+fn rejection(refused: &Refused, name: String, given: GivenAddress) -> Rejection {
     match refused {
         Refused::InTheWay {
             clash: Clash::Address, ..

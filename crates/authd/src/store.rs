@@ -317,7 +317,7 @@ impl Keeper {
         let is_durable = if may_write {
             self.commit(batch)
         } else {
-            self.refuse(batch)
+            self.refuse(&batch)
         };
         self.publish();
         let generation = *self.generation.borrow();
@@ -375,9 +375,9 @@ impl Keeper {
     }
 
     /// The file cannot be looked at: nothing that changes agents may happen.
-    fn refuse(&mut self, batch: Batch) -> bool {
+    fn refuse(&mut self, batch: &Batch) -> bool {
         self.shared.cannot_write.store(true, Ordering::Relaxed);
-        self.ledger.abandon(&batch);
+        self.ledger.abandon(batch);
         false
     }
 

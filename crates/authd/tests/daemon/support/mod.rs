@@ -182,7 +182,7 @@ impl Home {
         let inner = answer
             .strip_prefix("OSSEC K:'")
             .and_then(|rest| rest.strip_suffix('\''))
-            .unwrap_or_else(|| panic!("{answer}"));
+            .expect(&answer);
         inner.split(' ').map(str::to_owned).collect()
     }
 
@@ -214,10 +214,10 @@ impl Home {
             let mut client = Client::connect(&self.path("queue/muster/authd.ctl"), "test", PATIENCE)
                 .await
                 .expect("connected");
-            match client.ask(&Request::Status).await.expect("answered") {
-                Response::Status(status) => *status,
-                other => panic!("{other:?}"),
-            }
+            let Response::Status(status) = client.ask(&Request::Status).await.expect("answered") else {
+                unreachable!("a status request is answered with a status")
+            };
+            *status
         })
     }
 
@@ -227,7 +227,8 @@ impl Home {
         counters
             .iter()
             .find(|(known, _)| known == name)
-            .map_or_else(|| panic!("no {name}"), |(_, value)| *value)
+            .map(|(_, value)| *value)
+            .expect(name)
     }
 
     pub(crate) fn local_socket(&self) -> UnixStream {
