@@ -137,7 +137,7 @@ impl Manager {
         let path = self.home.join("etc/ossec.conf");
         let text = fs::read_to_string(&path)?;
         let (before, rest) = text
-            .split_once("<manager_keepalive>")
+            .rsplit_once("<manager_keepalive>")
             .context("no <manager_keepalive> to shorten")?;
         let (_, after) = rest
             .split_once("</manager_keepalive>")
