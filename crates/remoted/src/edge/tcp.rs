@@ -16,7 +16,7 @@ use std::{
 
 use muster_config::WhenFull;
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, Interest, ReadBuf},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
     task::{spawn_local, yield_now},
     time::{sleep, timeout},
@@ -281,7 +281,7 @@ impl Connection {
     }
 
     /// Waits until the analysis daemon has caught up, or for as long as agents bear. Meanwhile the agent may be sending
-    /// all the time without our knowing, so it counts as alive.
+    /// all the time without our knowing, so it counts as alive until its end of the connection closes.
     async fn pause(&mut self, shared: &Shared) {
         let (room, when_full) = {
             let worker = shared.borrow();
@@ -290,10 +290,13 @@ impl Connection {
         };
         let begun = Millis::now();
         loop {
+            // Not a look at the data, which waits: only whether the other end is still there.
+            let ready = timeout(Duration::ZERO, self.read.ready(Interest::READABLE)).await;
+            let peer_has_closed = ready.is_ok_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()));
             // Made before the look at the queue, so that no wake-up falls between.
             let told = room.notified();
             let now = Millis::now();
-            if let Some(speaker) = &self.memory.speaker {
+            if let Some(speaker) = self.memory.speaker.as_ref().filter(|_| !peer_has_closed) {
                 speaker.hear(now);
             }
             let until = match shared.borrow().analysis.flow(now) {

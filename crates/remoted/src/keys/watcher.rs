@@ -30,6 +30,8 @@ use crate::slot::News;
 const REST_AFTER_READING: u32 = 4;
 /// But never longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(2);
+/// How soon a roster that had no room is tried again.
+const ROSTER_RETRY: Duration = Duration::from_millis(10);
 /// A file of a million agents has about 100 bytes for each.
 const MAX_FILE_LEN: u64 = 1 << 30;
 /// Lines whose problems are logged one by one.
@@ -215,7 +217,7 @@ fn watch_file(
             removed = changes.removed.len(),
             "agents' keys read again"
         );
-        if news.blocking_send(changes.into()).is_err() {
+        if tell(news, changes.into(), orders, &mut next_look) == Told::No {
             return;
         }
         tables.send_replace(Arc::clone(source.table()));
@@ -228,6 +230,30 @@ fn watch_file(
                 Waited::Asked => next_look = rested,
                 Waited::Long => break,
             }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Told {
+    Yes,
+    No,
+}
+
+/// Tells the roster, as soon as it has room. Not when it is gone, or when we are stopped before: a roster that ends must
+/// not keep us.
+fn tell(news: &mpsc::Sender<News>, mut change: News, orders: &Receiver<Order>, next_look: &mut Instant) -> Told {
+    loop {
+        match news.try_send(change) {
+            Ok(()) => return Told::Yes,
+            Err(mpsc::error::TrySendError::Closed(_)) => return Told::No,
+            Err(mpsc::error::TrySendError::Full(back)) => change = back,
+        }
+        let retry = Instant::now() + ROSTER_RETRY;
+        match wait(orders, retry) {
+            Waited::Stop => return Told::No,
+            Waited::Asked => *next_look = retry,
+            Waited::Long => {}
         }
     }
 }
@@ -343,6 +369,30 @@ mod tests {
         })
         .await
         .unwrap();
+    }
+
+    #[test]
+    fn roster_that_has_no_room_keeps_neither_the_news_nor_the_stop() {
+        let home = Home::new();
+        let source = KeySource::new(&home.path());
+        let (tables, _table) = watch::channel(Arc::clone(source.table()));
+        let (news, mut inbox) = mpsc::channel(1);
+        news.try_send(Changes::default().into()).unwrap();
+        let mut watcher = KeyWatcher::start(source, Duration::from_millis(1), tables, news).unwrap();
+        home.write("001 a any k\n");
+        watcher.look_now();
+        inbox.blocking_recv();
+        let Some(News::KeysReloaded { added, .. }) = inbox.blocking_recv() else {
+            panic!("reload")
+        };
+        assert_eq!(added.len(), 1);
+
+        for number in 2..5 {
+            home.write(&format!("{number:03} a any k\n"));
+            watcher.look_now();
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        watcher.stop();
     }
 
     #[test]
