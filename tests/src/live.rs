@@ -110,6 +110,8 @@ impl Drop for Live {
 
 /// How long an agent tries to come back.
 const RECONNECTS_FOR: Duration = Duration::from_secs(60);
+/// Between two attempts.
+const RETRY: Duration = Duration::from_millis(50);
 
 fn live(mut agent: Agent, life: Life, counts: &Counts) -> Result<Agent> {
     let running = || !counts.ended.load(Ordering::SeqCst);
@@ -117,9 +119,18 @@ fn live(mut agent: Agent, life: Life, counts: &Counts) -> Result<Agent> {
         let outcome = beat(&mut agent, life, counts);
         match outcome {
             Ok(()) => {}
-            Err(_) if life.reconnects && running() => {
-                agent.hello_until_heard(RECONNECTS_FOR)?;
-                counts.connects.fetch_add(1, Ordering::SeqCst);
+            Err(error) if life.reconnects => {
+                let give_up = Instant::now() + RECONNECTS_FOR;
+                while running() {
+                    if agent.hello_until_heard(Duration::ZERO).is_ok() {
+                        counts.connects.fetch_add(1, Ordering::SeqCst);
+                        break;
+                    }
+                    if Instant::now() >= give_up {
+                        return Err(error.context("it could not come back"));
+                    }
+                    thread::park_timeout(RETRY);
+                }
             }
             Err(error) => return Err(error),
         }

@@ -230,7 +230,7 @@ impl Running {
     }
 
     fn ask(&mut self, chosen: &[usize], wish: Wish) -> Vec<String> {
-        if !chosen.is_empty() {
+        if !chosen.is_empty() && wish == Wish::Live {
             self.incomplete_since = Some(Instant::now());
         }
         let seats = chosen.iter().filter_map(|place| self.seats.get(*place));
