@@ -241,7 +241,7 @@ impl<'s> Tree<'s> {
                 let leading = text.len() - text.trim_start().len();
                 let span = Span::new(span.start + leading, span.end);
                 let message = "text outside of every block; is a '<' missing before it?";
-                report.warning(self.source, span, &message);
+                report.warning(self.source, span, message);
             }
         }
     }
