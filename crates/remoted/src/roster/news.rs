@@ -1,0 +1,260 @@
+//! What workers and the key watcher tell, and what it means.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use muster_proto::{
+    agent::{AgentStatus, Reason},
+    transport::{
+        control::{REQUEST_ACK, RequestId, ToAgent},
+        keepalive::Keepalive,
+    },
+};
+
+use super::{Actions, Notice, Outgoing, Purpose, Roster, Times, agent::Agent, change::Move, level, time::first_send};
+use crate::{
+    events,
+    slot::{AgentSlot, Millis, Protocol, StartupOutcome},
+};
+
+impl Roster {
+    pub(super) fn on_startup(
+        &mut self,
+        place: u32,
+        now: Times,
+        at: Millis,
+        outcome: StartupOutcome,
+        out: &mut Actions,
+    ) {
+        let Some(agent) = self.table.get_mut(place) else { return };
+        agent.lost = false;
+        agent.schedule.rhythm.interrupt();
+        agent.schedule.forget_answers();
+        match outcome {
+            StartupOutcome::Accepted { version } => {
+                if let Some(version) = version {
+                    agent.set_version(&version);
+                }
+                self.mark_dirty(place);
+                if self.status(place) != AgentStatus::Pending {
+                    self.change(place, now, Move::to(AgentStatus::Pending, Reason::Startup, at), out);
+                }
+            }
+            StartupOutcome::RefusedVersion { version } => {
+                agent.set_version(&version);
+                self.refuse(place, now, at, out);
+            }
+            StartupOutcome::NoVersion => self.refuse(place, now, at, out),
+        }
+    }
+
+    /// It was refused, and is not there: whoever was active or pending is not any more. It comes back every few
+    /// seconds, so that it is said once.
+    pub(super) fn refuse(&mut self, place: u32, now: Times, at: Millis, out: &mut Actions) {
+        self.mark_dirty(place);
+        let Some(agent) = self.table.get(place) else { return };
+        if agent.reason == Some(Reason::VersionRefused) {
+            return;
+        }
+        let to = match agent.status {
+            AgentStatus::Active | AgentStatus::Pending => AgentStatus::Disconnected,
+            away => away,
+        };
+        self.change(place, now, Move::to(to, Reason::VersionRefused, at), out);
+    }
+
+    pub(super) fn on_keepalive(
+        &mut self,
+        place: u32,
+        now: Times,
+        at: Millis,
+        keepalive: &Keepalive,
+        digest: u64,
+        out: &mut Actions,
+    ) {
+        let Some(agent) = self.table.get_mut(place) else { return };
+        if agent.digest != digest {
+            agent.digest = digest;
+            agent.take_inventory(keepalive);
+        }
+        agent.lost = false;
+        agent.schedule.rhythm.keepalive(at);
+        agent.keepalive_ms = now.wall_of(at);
+        self.mark_dirty(place);
+        match self.table.get(place).map(|agent| (agent.status, agent.settled)) {
+            Some((AgentStatus::Active, _)) => self.arm_if_sooner(place),
+            Some((AgentStatus::Disconnected, _) | (_, AgentStatus::Disconnected)) => {
+                self.change(place, now, Move::to(AgentStatus::Active, Reason::Reconnected, at), out);
+            }
+            Some(_) => self.change(place, now, Move::to(AgentStatus::Active, Reason::Startup, at), out),
+            None => {}
+        }
+    }
+
+    pub(super) fn on_shutdown(&mut self, place: u32, now: Times, at: Millis, out: &mut Actions) {
+        let Some(agent) = self.table.get_mut(place) else { return };
+        agent.lost = false;
+        let (slot, address) = (Arc::clone(&agent.slot), agent.slot.address.host_text().to_owned());
+        let text = format!("ossec: Agent stopped: '{}->{address}'.", slot.name);
+        out.notices.push(Notice {
+            slot,
+            location: "wazuh-remoted",
+            text,
+        });
+        if self.status(place) != AgentStatus::Disconnected {
+            self.change(
+                place,
+                now,
+                Move::to(AgentStatus::Disconnected, Reason::AgentStopped, at),
+                out,
+            );
+        }
+        self.mark_dirty(place);
+    }
+
+    /// An event or an answer of an agent that was away. One that is pending stays so until its keepalive.
+    pub(super) fn on_heard_again(&mut self, place: u32, now: Times, at: Millis, out: &mut Actions) {
+        let reason = match self.status(place) {
+            AgentStatus::Disconnected => Reason::Reconnected,
+            AgentStatus::NeverConnected => Reason::Startup,
+            AgentStatus::Active | AgentStatus::Pending => return,
+        };
+        self.change(place, now, Move::to(AgentStatus::Active, reason, at), out);
+    }
+
+    pub(super) fn on_connection_lost(&mut self, place: u32, now: Times, at: Millis, out: &mut Actions) {
+        self.counters.connections_lost_total.increment();
+        let Some(agent) = self.table.get_mut(place) else { return };
+        if agent.lost || !matches!(agent.status, AgentStatus::Active | AgentStatus::Pending) {
+            return;
+        }
+        agent.lost = true;
+        out.events.push(events::connection_lost(
+            agent,
+            now.wall_of(at),
+            level::MEDIUM,
+            &self.settings.node,
+        ));
+    }
+
+    pub(super) fn on_answer(&mut self, place: u32, counter: &str, body: &[u8], out: &mut Actions) {
+        let Some(agent) = self.table.get_mut(place) else { return };
+        let ours = RequestId::from_text(counter.as_bytes()).filter(|id| agent.schedule.answer(id.0));
+        let Some(id) = ours else {
+            self.counters.stray_answers_total.increment();
+            return;
+        };
+        // Over UDP the first thing that comes back is that the request has come.
+        if body == REQUEST_ACK {
+            return;
+        }
+        self.counters.answers_total.increment();
+        if agent.protocol == Some(Protocol::Udp) {
+            out.sends.push(Outgoing {
+                slot: Arc::clone(&agent.slot),
+                payload: ToAgent::RequestAck(id).to_bytes(),
+                purpose: Purpose::Courtesy,
+            });
+        }
+        self.arm_if_sooner(place);
+    }
+
+    pub(super) fn on_keys(
+        &mut self,
+        now: Times,
+        added: Vec<Arc<AgentSlot>>,
+        changed: Vec<Arc<AgentSlot>>,
+        removed: Vec<Arc<AgentSlot>>,
+        out: &mut Actions,
+    ) {
+        for slot in removed {
+            if let Some(place) = self.table.place(slot.id.as_str()) {
+                self.remove(place, now, out);
+            }
+        }
+        for slot in changed {
+            match self.table.place(slot.id.as_str()) {
+                Some(place) => self.replace(place, slot),
+                None => self.add(slot, now),
+            }
+        }
+        for slot in added {
+            match self.table.place(slot.id.as_str()) {
+                Some(place) => self.replace(place, slot),
+                None => self.add(slot, now),
+            }
+        }
+        if !self.is_empty() {
+            for row in self.restored.leftovers() {
+                tracing::info!(agent_id = %row.id, "agent was removed while we were away");
+                self.gone.push(row.id);
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, slot: Arc<AgentSlot>, now: Times) {
+        let row = self.restored.claim(&slot);
+        let is_new = row.is_none();
+        let agent = match row {
+            Some(row) => Agent::restored(slot, row, now),
+            None => Agent::new(slot, now),
+        };
+        agent.slot.set_status(agent.status);
+        self.active += usize::from(agent.status == AgentStatus::Active);
+        let place = self.table.insert(agent);
+        if let Some(agent) = self.table.get_mut(place) {
+            agent
+                .schedule
+                .postpone(now.mono + first_send(place, self.settings.policy.interval));
+        }
+        if is_new {
+            self.mark_dirty(place);
+        }
+        self.arm(place);
+    }
+
+    /// The same agent with another name, address or key.
+    pub(super) fn replace(&mut self, place: u32, slot: Arc<AgentSlot>) {
+        let Some(agent) = self.table.get_mut(place) else { return };
+        agent.floor = agent.heard();
+        slot.set_status(agent.status);
+        agent.slot = slot;
+        self.mark_dirty(place);
+        self.arm(place);
+    }
+
+    pub(super) fn remove(&mut self, place: u32, now: Times, out: &mut Actions) {
+        if matches!(self.status(place), AgentStatus::Active | AgentStatus::Pending) {
+            self.change(
+                place,
+                now,
+                Move::to(AgentStatus::Disconnected, Reason::KeyRemoved, now.mono),
+                out,
+            );
+        }
+        self.wheel.cancel(place);
+        if let Some(agent) = self.table.remove(place) {
+            self.gone.push(agent.slot.id.clone());
+        }
+    }
+
+    /// The agent of a slot, if the slot is still the one in force.
+    pub(super) fn find(&self, slot: &Arc<AgentSlot>) -> Option<u32> {
+        let place = self.table.place(slot.id.as_str());
+        let found = place.filter(|place| {
+            self.table
+                .get(*place)
+                .is_some_and(|agent| Arc::ptr_eq(&agent.slot, slot))
+        });
+        if found.is_none() {
+            self.counters.news_of_strangers_total.increment();
+        }
+        found
+    }
+
+    pub(super) fn met(&mut self, place: u32, peer: SocketAddr, protocol: Protocol) {
+        if let Some(agent) = self.table.get_mut(place) {
+            agent.peer = Some(peer);
+            agent.protocol = Some(protocol);
+        }
+    }
+}

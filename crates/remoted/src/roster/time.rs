@@ -1,0 +1,266 @@
+//! What the passing of time brings: keepalives that are due, agents that have been silent for too long, absences that
+//! are said again.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use muster_proto::{
+    agent::{AgentStatus, Reason},
+    transport::control::{RequestId, ToAgent},
+};
+
+use super::{Actions, Outgoing, Purpose, Roster, TICK, Times, agent::Agent, change::Move, guard::Mass, level};
+use crate::{
+    events::{self, StatusChange},
+    schedule::{Probe, Sending},
+    slot::Millis,
+};
+
+/// An agent that was enrolled and did not come within a day is worth a notice.
+const NEVER_CONNECTED_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// After how long an absence is said again.
+const ESCALATE_AFTER: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(24 * 3600)];
+
+impl Roster {
+    pub(super) fn begin_round(&mut self, now: Times, out: &mut Actions) {
+        self.round.due.clear();
+        self.round.next = 0;
+        self.wheel.advance(tick_of(now.mono), &mut self.round.due);
+        let expiring: Vec<Option<IpAddr>> = self
+            .round
+            .due
+            .iter()
+            .filter_map(|place| self.table.get(*place))
+            .filter(|agent| agent.status == AgentStatus::Active && self.is_silent(agent, now.mono))
+            .map(|agent| agent.peer.map(|peer| peer.ip().to_canonical()))
+            .collect();
+        let mut said = Vec::new();
+        self.round.mass = self.guard.expire(now.mono, self.active, &expiring, &mut said);
+        for mass in &said {
+            self.announce(mass, now, out);
+        }
+    }
+
+    /// Looks at an agent that came up.
+    pub(super) fn review(&mut self, place: u32, now: Times, mass: bool, out: &mut Actions) {
+        let Some(agent) = self.table.get(place) else { return };
+        match agent.status {
+            AgentStatus::Active if self.is_silent(agent, now.mono) => self.expire(place, now, mass, out),
+            AgentStatus::Active => self.send_if_due(place, now, out),
+            AgentStatus::Pending if self.is_stuck(agent, now.mono) => self.give_up_pending(place, now, out),
+            AgentStatus::Pending => {}
+            AgentStatus::Disconnected => self.escalate(place, now, out),
+            AgentStatus::NeverConnected => self.remind(place, now, out),
+        }
+        self.arm(place);
+    }
+
+    pub(super) fn expire(&mut self, place: u32, now: Times, mass: bool, out: &mut Actions) {
+        let Some(agent) = self.table.get_mut(place) else { return };
+        let heard = agent.heard();
+        agent.slot.set_status(AgentStatus::Disconnected);
+        // A worker that heard it just now saw it active and said nothing, so this is the last look.
+        if agent.heard() > heard {
+            agent.slot.set_status(AgentStatus::Active);
+            return;
+        }
+        agent.missed = agent.limits(&self.settings.policy).missed(now.mono.since(heard));
+        self.counters.timeouts_total.increment();
+        let gone = Move::to(AgentStatus::Disconnected, Reason::KeepaliveTimeout, now.mono);
+        self.change(place, now, Move { mass, ..gone }, out);
+    }
+
+    pub(super) fn send_if_due(&mut self, place: u32, now: Times, out: &mut Actions) {
+        let Some(Sending { probe, retry }) = self.settings.policy.sending else {
+            return;
+        };
+        let Some(agent) = self.table.get_mut(place) else { return };
+        if agent.schedule.next_send() > now.mono {
+            return;
+        }
+        if !agent.is_reachable() {
+            // Not heard by this process, so there is nowhere to send to: that is no failure of the agent's.
+            agent.schedule.postpone(now.mono + self.settings.policy.interval);
+            return;
+        }
+        // Until it is known what became of it.
+        agent.schedule.postpone(now.mono + retry);
+        let (message, counter) = match agent.schedule.probe(probe, agent.slot.family(), agent.slot.heard()) {
+            Probe::Keepalive => (
+                ToAgent::Keepalive {
+                    name: &agent.slot.name,
+                    unix_seconds: now.wall_ms / 1000,
+                },
+                None,
+            ),
+            Probe::Ack => (ToAgent::Ack, None),
+            Probe::Request => {
+                let counter = self.next_request;
+                self.next_request = self.next_request.wrapping_add(1);
+                (
+                    ToAgent::Request {
+                        id: RequestId(counter),
+                        text: b"agent getstate",
+                    },
+                    Some(counter),
+                )
+            }
+        };
+        out.sends.push(Outgoing {
+            slot: Arc::clone(&agent.slot),
+            payload: message.to_bytes(),
+            purpose: Purpose::Keepalive(counter),
+        });
+    }
+
+    /// It said hello, and no keepalive came. One that does send events is only told of.
+    pub(super) fn give_up_pending(&mut self, place: u32, now: Times, out: &mut Actions) {
+        let Some(agent) = self.table.get(place) else { return };
+        let silence = now.mono.since(agent.heard());
+        let to = if silence >= self.patience() {
+            AgentStatus::Disconnected
+        } else {
+            AgentStatus::Pending
+        };
+        if to == AgentStatus::Pending && agent.reason == Some(Reason::StuckPending) {
+            return;
+        }
+        let missed = agent.limits(&self.settings.policy).missed(silence);
+        if let Some(agent) = self.table.get_mut(place) {
+            agent.missed = missed;
+        }
+        self.change(place, now, Move::to(to, Reason::StuckPending, now.mono), out);
+    }
+
+    /// Says again that it is away, a level higher.
+    pub(super) fn escalate(&mut self, place: u32, now: Times, out: &mut Actions) {
+        let Some(agent) = self.table.get_mut(place) else { return };
+        let Some(reason) = agent.reason.filter(|_| self.settings.escalation) else {
+            return;
+        };
+        let absent = now.mono.since(agent.since);
+        let due = ESCALATE_AFTER.iter().filter(|after| absent >= **after).count();
+        let due = u8::try_from(due).unwrap_or(u8::MAX);
+        if due <= agent.escalations {
+            return;
+        }
+        agent.escalations = due;
+        let status = AgentStatus::Disconnected;
+        let change = StatusChange {
+            from: status,
+            to: status,
+            reason,
+            missed: agent.missed,
+            level: agent.level.saturating_add(due).min(15),
+            flapping: None,
+            at_ms: now.wall_ms,
+        };
+        out.events.push(events::status_change(agent, &change));
+        self.mark_dirty(place);
+    }
+
+    /// Says that it has a key and never came.
+    pub(super) fn remind(&mut self, place: u32, now: Times, out: &mut Actions) {
+        let Some(agent) = self.table.get(place) else { return };
+        if agent.reason.is_none() && now.mono.since(agent.since) >= NEVER_CONNECTED_AFTER {
+            self.change(
+                place,
+                now,
+                Move::to(AgentStatus::NeverConnected, Reason::NeverConnected, now.mono),
+                out,
+            );
+        }
+    }
+
+    pub(super) fn announce(&self, mass: &Mass, now: Times, out: &mut Actions) {
+        self.counters.mass_expiries_total.increment();
+        tracing::warn!(
+            count = mass.count,
+            active_before = mass.active_before,
+            network = mass.network.as_ref().map(|(network, _)| network),
+            confirmed = mass.confirmed,
+            "many agents timed out at once"
+        );
+        out.events
+            .push(events::mass_expiry(mass, now.wall_ms, level::HIGH, &self.settings.node));
+    }
+
+    pub(super) fn is_silent(&self, agent: &Agent, now: Millis) -> bool {
+        now >= self.deadline(agent)
+    }
+
+    pub(super) fn deadline(&self, agent: &Agent) -> Millis {
+        (agent.heard() + agent.limits(&self.settings.policy).timeout).max(self.pulse.patient_until())
+    }
+
+    pub(super) fn is_stuck(&self, agent: &Agent, now: Millis) -> bool {
+        now >= (agent.since + self.patience()).max(self.pulse.patient_until())
+    }
+
+    /// How long an agent may stay pending: the time-out as configured, whatever the agent's own pace.
+    pub(super) fn patience(&self) -> Duration {
+        self.settings.policy.limits(None).timeout
+    }
+
+    /// Arms the wheel for the next thing that can happen to the agent by the passing of time.
+    pub(super) fn arm(&mut self, place: u32) {
+        match self.table.get(place).and_then(|agent| self.next_due(agent)) {
+            Some(due) => self.wheel.arm(place, tick_at(due)),
+            None => self.wheel.cancel(place),
+        }
+    }
+
+    /// The same when only something earlier than what it is armed for would matter: what is later is found out when
+    /// the entry comes up.
+    pub(super) fn arm_if_sooner(&mut self, place: u32) {
+        let due = self
+            .table
+            .get(place)
+            .and_then(|agent| self.next_due(agent))
+            .map(tick_at);
+        if let Some(due) = due.filter(|due| self.wheel.armed_for(place).is_none_or(|armed| *due < armed)) {
+            self.wheel.arm(place, due);
+        }
+    }
+
+    pub(super) fn next_due(&self, agent: &Agent) -> Option<Millis> {
+        match agent.status {
+            AgentStatus::Active => {
+                let deadline = self.deadline(agent);
+                let send = self.settings.policy.sending.map(|_| agent.schedule.next_send());
+                Some(send.map_or(deadline, |send| send.min(deadline)))
+            }
+            AgentStatus::Pending => {
+                // Once it was said, there is nothing to say until it falls silent.
+                let since = if agent.reason == Some(Reason::StuckPending) {
+                    agent.heard()
+                } else {
+                    agent.since
+                };
+                Some((since + self.patience()).max(self.pulse.patient_until()))
+            }
+            AgentStatus::Disconnected => {
+                let after = ESCALATE_AFTER
+                    .get(usize::from(agent.escalations))
+                    .filter(|_| self.settings.escalation)?;
+                Some(agent.since + *after)
+            }
+            AgentStatus::NeverConnected => agent.reason.is_none().then(|| agent.since + NEVER_CONNECTED_AFTER),
+        }
+    }
+}
+
+/// Keepalives of agents that are there when we start are spread over the interval.
+pub(super) fn first_send(place: u32, interval: Duration) -> Duration {
+    let spread = place.wrapping_mul(0x9e37_79b9);
+    interval.mul_f64(f64::from(spread) / f64::from(u32::MAX))
+}
+
+/// The tick that a moment lies in.
+pub(super) fn tick_of(at: Millis) -> u64 {
+    at.0 / TICK.as_millis() as u64
+}
+
+/// The first tick that is not before a moment.
+fn tick_at(at: Millis) -> u64 {
+    at.0.div_ceil(TICK.as_millis() as u64)
+}
