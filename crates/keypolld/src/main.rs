@@ -1,0 +1,3 @@
+//! `muster-keypolld`.
+
+fn main() {}
