@@ -166,7 +166,7 @@ impl Edge {
             courier: Arc::new(WorkerCourier {
                 common: Arc::clone(&common),
             }),
-            keys: KeyWatcher::start(source, options.keyupdate_interval, tables, news.clone())
+            keys: KeyWatcher::start(source, options.keyupdate_interval, tables, news.clone(), keeper.clone())
                 .map_err(|error| StartError::Thread("key watcher", error))?,
             tables: table.clone(),
             keeper: keeper.clone(),

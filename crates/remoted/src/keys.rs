@@ -43,6 +43,8 @@ pub struct Changes {
     pub changed: Vec<Arc<AgentSlot>>,
     /// Slots of ids that are gone.
     pub removed: Vec<Arc<AgentSlot>>,
+    /// Slots whose key is gone, with their id or without: those in `removed`, and the old ones of those in `changed`.
+    pub(crate) retired: Vec<Arc<AgentSlot>>,
 }
 
 impl Changes {
@@ -70,6 +72,9 @@ impl KeyTable {
                 Some(line) if line.fingerprint == fingerprint => Arc::clone(&line.slot),
                 Some(line) => {
                     let slot = Arc::new(AgentSlot::succeed(entry, &line.slot));
+                    if !slot.has_key_of(&line.slot) {
+                        changes.retired.push(Arc::clone(&line.slot));
+                    }
                     changes.changed.push(Arc::clone(&slot));
                     slot
                 }
@@ -90,6 +95,7 @@ impl KeyTable {
             .filter(|(id, _)| !next.by_id.contains_key(*id))
             .map(|(_, line)| Arc::clone(&line.slot))
             .collect();
+        changes.retired.extend(changes.removed.iter().cloned());
         (next, changes)
     }
 

@@ -30,6 +30,9 @@ mod news;
 
 pub use self::news::{Courier, News, SendError, StartupOutcome};
 
+/// How much of the derived keys depends on the key alone.
+const AES_KEY_LEN: usize = 32;
+
 /// Milliseconds on the clock that neither steps nor stops while the machine sleeps (`CLOCK_BOOTTIME`).
 ///
 /// The count begins when the machine does, so 0 is never a time that something happened at: it says *never*.
@@ -181,6 +184,7 @@ pub struct AgentSlot {
     received: AtomicU64,
     received_written: AtomicU64,
     received_loaded: AtomicBool,
+    received_retired: AtomicBool,
     source: OnceLock<Source>,
     events: AtomicU64,
     event_bytes: AtomicU64,
@@ -205,6 +209,7 @@ impl AgentSlot {
             received: AtomicU64::new(0),
             received_written: AtomicU64::new(0),
             received_loaded: AtomicBool::new(false),
+            received_retired: AtomicBool::new(false),
             source: OnceLock::new(),
             events: AtomicU64::new(0),
             event_bytes: AtomicU64::new(0),
@@ -213,15 +218,21 @@ impl AgentSlot {
     }
 
     /// The slot of a line whose name or key was changed. When the id and the address text are the old ones the agent
-    /// is still taken to sit where it sat: what was heard and where answers go stay, as with the stock manager.
+    /// is still taken to sit where it sat: what was heard and where answers go stay, as with the stock manager. Its
+    /// counters stay only with the key: whoever has another one counts from the beginning, and cannot be replayed with
+    /// the old.
     #[must_use]
     pub fn succeed(entry: &KeyEntry, old: &Self) -> Self {
         let new = Self::new(entry);
         new.status.store(old.status.load(Ordering::Relaxed), Ordering::Relaxed);
-        new.received
-            .store(old.received.load(Ordering::Relaxed), Ordering::Relaxed);
-        new.received_loaded
-            .store(old.received_loaded.load(Ordering::Relaxed), Ordering::Relaxed);
+        if new.has_key_of(old) {
+            new.received
+                .store(old.received.load(Ordering::Relaxed), Ordering::Relaxed);
+            new.received_loaded
+                .store(old.received_loaded.load(Ordering::Relaxed), Ordering::Relaxed);
+        } else {
+            new.received_loaded.store(true, Ordering::Relaxed);
+        }
         if new.address.text() == old.address.text() {
             new.heard.store(old.heard.load(Ordering::Relaxed), Ordering::Relaxed);
             new.form.store(old.form.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -231,6 +242,12 @@ impl AgentSlot {
             }
         }
         new
+    }
+
+    /// Whether the key itself is the same; the name has a part in the derived keys, but not in those of AES.
+    pub(crate) fn has_key_of(&self, other: &Self) -> bool {
+        let of_key = |slot: &Self| slot.keys.expose().first_chunk::<AES_KEY_LEN>().copied();
+        of_key(self) == of_key(other)
     }
 
     /// When the last valid message came, or [`Millis::NEVER`] in this process.
@@ -329,8 +346,16 @@ impl AgentSlot {
 
     /// The counters of the last message that was taken, if its file does not hold them.
     pub(crate) fn received_unwritten(&self) -> Option<Counter> {
+        if self.received_retired.load(Ordering::Relaxed) {
+            return None;
+        }
         let received = self.received.load(Ordering::Relaxed);
         (received != self.received_written.load(Ordering::Relaxed)).then(|| unpack(received))
+    }
+
+    /// This slot's counters are of no use any more, and must not come back through the file.
+    pub(crate) fn retire_received(&self) {
+        self.received_retired.store(true, Ordering::Relaxed);
     }
 
     /// The agent's file holds these counters now.

@@ -31,6 +31,7 @@ pub struct Keeper {
 
 enum Order {
     Write(Arc<AgentSlot>),
+    Forget(Arc<AgentSlot>),
     Stop,
 }
 
@@ -57,6 +58,14 @@ impl Keeper {
     pub fn write_soon(&self, slot: &Arc<AgentSlot>) {
         // Full: the next flush of this slot, or the stop, writes it.
         let _ = self.queue.try_send(Order::Write(Arc::clone(slot)));
+    }
+
+    /// The agent is gone, or has another key: its counters must not meet whoever gets the id next. May wait for the
+    /// disk.
+    pub fn forget(&self, slot: &Arc<AgentSlot>) {
+        slot.retire_received();
+        // Ended: then nothing is written any more either.
+        let _ = self.queue.send(Order::Forget(Arc::clone(slot)));
     }
 
     /// Ends the thread once it has written what was asked before.
@@ -91,6 +100,7 @@ fn keep(directory: &Path, orders: &Receiver<Order>, sender: &SenderPair, look_ev
         }
         match orders.recv_timeout(left) {
             Ok(Order::Write(slot)) => write(directory, &slot),
+            Ok(Order::Forget(slot)) => remove(directory, &slot),
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -104,6 +114,15 @@ fn write(directory: &Path, slot: &AgentSlot) {
     match write_counter(&path, counter, Durability::Cached) {
         Ok(_) => slot.received_written(counter),
         Err(error) => debug!(%error, path = %path.display(), "cannot write an agent's counter"),
+    }
+}
+
+fn remove(directory: &Path, slot: &AgentSlot) {
+    let Some(path) = file_of(directory, slot) else { return };
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        debug!(%error, path = %path.display(), "cannot remove an agent's counter");
     }
 }
 

@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::{Changes, KeyTable};
-use crate::slot::News;
+use crate::{counters::received::Keeper, slot::News};
 
 /// After a reading that took so long, the next one waits so many times as long.
 const REST_AFTER_READING: u32 = 4;
@@ -68,6 +68,8 @@ pub struct KeySource {
     path: PathBuf,
     signature: Option<Signature>,
     table: Arc<KeyTable>,
+    /// The snapshot before it: given back here, not by a worker that happens to be the last to let go of it.
+    before: Arc<KeyTable>,
     /// The same failure is logged once.
     last_failure: Option<io::ErrorKind>,
 }
@@ -79,6 +81,7 @@ impl KeySource {
             path: path.to_owned(),
             signature: None,
             table: Arc::default(),
+            before: Arc::default(),
             last_failure: None,
         }
     }
@@ -102,7 +105,7 @@ impl KeySource {
             warn!(path = %self.path.display(), line = problem.line_number, agent_id = problem.id, error = %problem.kind, "line of the key file is skipped");
         }
         let (table, changes) = self.table.next(&file);
-        self.table = Arc::new(table);
+        self.before = std::mem::replace(&mut self.table, Arc::new(table));
         Some(changes)
     }
 
@@ -143,6 +146,7 @@ impl KeyWatcher {
         interval: Duration,
         tables: watch::Sender<Arc<KeyTable>>,
         news: mpsc::Sender<News>,
+        keeper: Keeper,
     ) -> io::Result<Self> {
         // One order waiting is enough: it leads to a look at the file as it is then.
         let (orders, inbox) = sync_channel(1);
@@ -153,7 +157,7 @@ impl KeyWatcher {
         let counted = Arc::clone(&looks);
         let thread = std::thread::Builder::new()
             .name("keys".to_owned())
-            .spawn(move || watch_file(source, interval, &inbox, &counted, &tables, &news))?;
+            .spawn(move || watch_file(source, interval, &inbox, &counted, &tables, &news, &keeper))?;
         Ok(Self {
             orders,
             looks,
@@ -197,6 +201,7 @@ fn watch_file(
     looks: &Looks,
     tables: &watch::Sender<Arc<KeyTable>>,
     news: &mpsc::Sender<News>,
+    keeper: &Keeper,
 ) {
     let mut next_look = Instant::now() + interval;
     loop {
@@ -217,6 +222,9 @@ fn watch_file(
             removed = changes.removed.len(),
             "agents' keys read again"
         );
+        for slot in &changes.retired {
+            keeper.forget(slot);
+        }
         if tell(news, changes.into(), orders, &mut next_look) == Told::No {
             return;
         }
@@ -312,6 +320,13 @@ mod tests {
         }
     }
 
+    fn keeper(home: &Home) -> Keeper {
+        let sender = Arc::new(crate::counters::SenderPair::open(home.directory.path(), 1));
+        Keeper::start(home.directory.path(), sender, Duration::from_secs(3600))
+            .unwrap()
+            .0
+    }
+
     #[test]
     fn missing_file_at_the_start_is_an_empty_table_and_a_missing_one_later_changes_nothing() {
         let home = Home::new();
@@ -349,7 +364,7 @@ mod tests {
         let source = KeySource::new(&home.path());
         let (tables, table) = watch::channel(Arc::clone(source.table()));
         let (news, mut inbox) = mpsc::channel(64);
-        let watcher = KeyWatcher::start(source, Duration::from_secs(3600), tables, news).unwrap();
+        let watcher = KeyWatcher::start(source, Duration::from_secs(3600), tables, news, keeper(&home)).unwrap();
         for number in 1..20 {
             home.write(
                 &(0..number)
@@ -378,7 +393,7 @@ mod tests {
         let (tables, _table) = watch::channel(Arc::clone(source.table()));
         let (news, mut inbox) = mpsc::channel(1);
         news.try_send(Changes::default().into()).unwrap();
-        let mut watcher = KeyWatcher::start(source, Duration::from_millis(1), tables, news).unwrap();
+        let mut watcher = KeyWatcher::start(source, Duration::from_millis(1), tables, news, keeper(&home)).unwrap();
         home.write("001 a any k\n");
         watcher.look_now();
         inbox.blocking_recv();
@@ -403,7 +418,7 @@ mod tests {
         source.look();
         let (tables, table) = watch::channel(Arc::clone(source.table()));
         let (news, mut inbox) = mpsc::channel(8);
-        let mut watcher = KeyWatcher::start(source, Duration::from_secs(3600), tables, news).unwrap();
+        let mut watcher = KeyWatcher::start(source, Duration::from_secs(3600), tables, news, keeper(&home)).unwrap();
 
         home.write("001 a any k\n002 b any k\n");
         watcher.look_now();

@@ -81,6 +81,34 @@ fn changed_key_shuts_out_the_old_one_and_the_loss_is_told_of_the_new_slot() {
 }
 
 #[test]
+fn new_key_under_an_old_id_begins_with_new_counters_also_after_a_restart() {
+    let mut stage = start();
+    let (mut agent, mut link) = (Agent::dynamic(), stage.connect());
+    agent.form = CryptoForm::OssecAes;
+    agent.say(&mut link, STARTUP);
+    agent.hear(&mut link);
+    stage.news();
+    drop(link);
+    stage.news();
+    let file = stage.home.path().join("queue/rids/001");
+    wait_until(|| file.exists());
+    stage.write_keys(&KEYS.replace("001 dyn any k1", "001 dyn any other"));
+    stage.news();
+    wait_until(|| !file.exists());
+    stage.edge.stop();
+    let home = stage.home;
+    drop(stage.edge);
+    assert!(!file.exists());
+
+    let stage = Setting::default().start_in(home);
+    let mut agent = Agent::new("001", "dyn", "other", Some("001"), CryptoForm::OssecAes);
+    agent.counter = SenderCounter::begin_at(0);
+    let mut link = stage.connect();
+    agent.say(&mut link, STARTUP);
+    assert_eq!(agent.hear(&mut link), ACK);
+}
+
+#[test]
 fn unreadable_file_keeps_everybody() {
     let mut stage = start();
     fs::remove_file(stage.home.path().join(paths::CLIENT_KEYS)).unwrap();
