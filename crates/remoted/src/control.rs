@@ -115,7 +115,7 @@ impl Handler for Control {
 
     async fn handle(&self, request: Request, _: Peer) -> Answer {
         let now = self.window.now();
-        match request {
+        let answer = match request {
             Request::Agents { after, limit } => {
                 let limit = limit.clamp(1, MAX_PAGE) as usize;
                 let (agents, more) = self.window.roster().page(now, after.as_ref(), limit);
@@ -142,7 +142,8 @@ impl Handler for Control {
                 }
             }
             _ => Response::Unknown,
-        }
-        .into()
+        };
+        self.window.settle().await;
+        answer.into()
     }
 }

@@ -22,8 +22,11 @@ use muster_proto::{
 };
 use muster_service::clock;
 use tokio::{
-    sync::mpsc::{self, OwnedPermit},
-    time::{Instant, sleep_until},
+    sync::{
+        mpsc::{self, OwnedPermit},
+        watch,
+    },
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -42,6 +45,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const ROWS_AT_ONCE: usize = 2000;
 /// Events that may wait for the store.
 const FULL: usize = 20_000;
+/// How long an answer about agents waits for the disk.
+const SETTLE_DEADLINE: Duration = Duration::from_millis(500);
 /// Events that may wait for a store that cannot be written.
 const OVERFULL: usize = 200_000;
 
@@ -68,11 +73,13 @@ pub struct Window {
     roster: Arc<Mutex<Roster>>,
     clock: Arc<Clock>,
     queue: Arc<Queue>,
-    writer: Arc<Mutex<WriterStatus>>,
+    writer: watch::Receiver<WriterStatus>,
 }
 
 #[derive(Default)]
 struct Queue {
+    /// Batches given to the store.
+    batches: AtomicU64,
     waiting: AtomicU64,
     dropped: AtomicU64,
 }
@@ -148,7 +155,17 @@ impl Window {
 
     /// How the writing of the store goes.
     pub fn writer(&self) -> WriterStatus {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.writer.borrow().clone()
+    }
+
+    /// Waits until the statuses that the roster shows now are on the disk, so that whoever was told of one can rely on
+    /// it whatever happens next. A store that cannot be written is not waited for, and a slow one not for long.
+    pub async fn settle(&self) {
+        let pending = u64::from(self.roster().has_unstored_changes());
+        let batches = self.queue.batches.load(Ordering::Relaxed) + pending;
+        let mut writer = self.writer.clone();
+        let settled = writer.wait_for(|status| status.batches >= batches || status.error.is_some());
+        let _ = timeout(SETTLE_DEADLINE, settled).await;
     }
 
     /// Events between roster and store.
@@ -192,7 +209,7 @@ impl Desk {
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut inbox = Vec::with_capacity(NEWS_AT_ONCE);
         loop {
-            let open = self.backlog.len() < FULL || self.window.writer().error.is_some();
+            let open = self.backlog.len() < FULL || self.window.writer.borrow().error.is_some();
             let now = Instant::now();
             let tick_at = open.then(|| now + self.next_tick.since(Millis::now()));
             let store_at = self.store_at(now);
@@ -235,6 +252,7 @@ impl Desk {
         let (rows, gone) = self.window.roster().take_rows(self.window.now(), ROWS_AT_ONCE);
         self.gathering_since = None;
         self.hurry = false;
+        self.window.queue.batches.fetch_add(1, Ordering::Relaxed);
         Batch {
             rows,
             gone,
@@ -271,7 +289,7 @@ impl Desk {
         for notice in self.out.notices.drain(..) {
             (self.parts.own_line)(&notice.slot, notice.location, &notice.text);
         }
-        let failing = self.backlog.len() >= FULL && self.window.writer().error.is_some();
+        let failing = self.backlog.len() >= FULL && self.window.writer.borrow().error.is_some();
         for event in self.out.events.drain(..) {
             if failing && (event.kind == Kind::Keepalive || self.backlog.len() >= OVERFULL) {
                 self.window.queue.dropped.fetch_add(1, Ordering::Relaxed);

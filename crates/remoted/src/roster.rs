@@ -271,6 +271,11 @@ impl Roster {
         self.changed.len() + self.dirty.len() + self.gone.len()
     }
 
+    /// Whether a status has changed that the store does not have.
+    pub fn has_unstored_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Rows that the store does not have, and the ids that it must drop; they count as stored now. With the events that
     /// were made until now they belong into one transaction: every row whose status changed is among them, and at most
     /// `limit` others.

@@ -334,7 +334,7 @@ async fn writer_stores_what_it_was_given_before_it_ends_and_tells_of_events() {
     }
     let status = writer.watch();
     writer.finish().await;
-    let status = status.lock().unwrap().clone();
+    let status = status.borrow().clone();
     assert_eq!((status.rows, status.events, status.error), (5, 1, None));
     assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert_eq!(home.rows().len(), 5);
@@ -354,20 +354,20 @@ async fn writer_tries_again_until_there_is_room_on_the_disk() {
         rows: vec![row("001", AgentStatus::Active)],
         ..Batch::default()
     });
-    while status.lock().unwrap().error.is_none() {
+    while status.borrow().error.is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(status.lock().unwrap().error.as_ref().unwrap().contains("disk full"));
+    assert!(status.borrow().error.as_ref().unwrap().contains("disk full"));
     Connection::open(home.path())
         .unwrap()
         .execute_batch("DROP TRIGGER full")
         .unwrap();
     let waiting = writer.room().await;
     drop(waiting);
-    while status.lock().unwrap().rows == 0 {
+    while status.borrow().rows == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(status.lock().unwrap().error, None);
+    assert_eq!(status.borrow().error, None);
     writer.finish().await;
     assert_eq!(home.rows().len(), 1);
 }

@@ -5,12 +5,14 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::{
+    mpsc::{self, OwnedPermit},
+    watch,
+};
 
 use super::{Batch, Store, StoreError};
 
@@ -22,7 +24,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The store's thread.
 pub struct Writer {
     batches: mpsc::Sender<Batch>,
-    shared: Arc<Mutex<WriterStatus>>,
+    status: watch::Receiver<WriterStatus>,
     thread: JoinHandle<()>,
 }
 
@@ -43,14 +45,13 @@ impl Writer {
     /// Starts the thread. `written` is called behind every batch that had events.
     pub fn start(store: Store, written: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (batches, inbox) = mpsc::channel(WAITING_BATCHES);
-        let shared = Arc::new(Mutex::new(WriterStatus::default()));
-        let status = Arc::clone(&shared);
+        let (sender, status) = watch::channel(WriterStatus::default());
         let thread = thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || write_all(store, inbox, &status, &written))?;
+            .spawn(move || write_all(store, inbox, &sender, &written))?;
         Ok(Self {
             batches,
-            shared,
+            status,
             thread,
         })
     }
@@ -61,9 +62,9 @@ impl Writer {
         async { batches.reserve_owned().await.ok() }
     }
 
-    /// A handle for whoever only wants to know how it goes.
-    pub fn watch(&self) -> Arc<Mutex<WriterStatus>> {
-        Arc::clone(&self.shared)
+    /// For whoever only wants to know how it goes.
+    pub fn watch(&self) -> watch::Receiver<WriterStatus> {
+        self.status.clone()
     }
 
     /// Lets the thread write what it was given, and waits for its end.
@@ -79,7 +80,7 @@ impl Writer {
 fn write_all(
     mut store: Store,
     mut inbox: mpsc::Receiver<Batch>,
-    status: &Mutex<WriterStatus>,
+    status: &watch::Sender<WriterStatus>,
     written: &(impl Fn() + Send),
 ) {
     while let Some(batch) = inbox.blocking_recv() {
@@ -96,14 +97,14 @@ fn write_all(
             }
             thread::park_timeout(RETRY_AFTER);
         }
-        let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
-        if status.error.take().is_some() {
-            tracing::info!("store of agents is written again");
-        }
-        status.rows += batch.rows.len() as u64;
-        status.events += batch.events.len() as u64;
-        status.batches += 1;
-        drop(status);
+        status.send_modify(|status| {
+            if status.error.take().is_some() {
+                tracing::info!("store of agents is written again");
+            }
+            status.rows += batch.rows.len() as u64;
+            status.events += batch.events.len() as u64;
+            status.batches += 1;
+        });
         if !batch.events.is_empty() {
             written();
         }
@@ -114,13 +115,16 @@ fn write_all(
 }
 
 /// The same failure is logged once.
-fn report(status: &Mutex<WriterStatus>, error: &StoreError) {
+fn report(status: &watch::Sender<WriterStatus>, error: &StoreError) {
     let text = chain(error);
-    let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
-    if status.error.as_ref() != Some(&text) {
-        tracing::error!(error = text, "cannot write the store of agents; trying again");
-        status.error = Some(text);
-    }
+    status.send_if_modified(|status| {
+        let is_news = status.error.as_ref() != Some(&text);
+        if is_news {
+            tracing::error!(error = text, "cannot write the store of agents; trying again");
+            status.error = Some(text);
+        }
+        is_news
+    });
 }
 
 fn chain(error: &StoreError) -> String {
