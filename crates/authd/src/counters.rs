@@ -49,6 +49,8 @@ muster_service::counters! {
         local_added_total,
         /// Agents removed, for whatever reason.
         agents_removed_total,
+        /// Agents removed because they were disconnected for too long.
+        agents_removed_stale_total,
         /// Agents that gave way to another.
         agents_replaced_total,
         /// Writes of the key file.

@@ -15,6 +15,7 @@
 pub mod admission;
 pub mod change;
 pub mod cli;
+pub mod contested;
 pub mod control;
 pub mod counters;
 pub mod database;
@@ -34,6 +35,7 @@ pub mod reconcile;
 pub mod registry;
 pub mod remote;
 pub mod run;
+pub mod stale;
 pub mod store;
 pub mod timestamps;
 pub mod tls;

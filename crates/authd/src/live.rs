@@ -28,6 +28,8 @@ pub struct Live {
     pub receive_timeout: Duration,
     /// `<key_request>`, which local programs may ask to see.
     pub key_request: Option<KeyRequest>,
+    /// How long agents may be disconnected before they are removed; zero = for ever.
+    pub delete_old_agents: Duration,
     newest_version: Option<Version>,
 }
 
@@ -66,6 +68,7 @@ impl Live {
             acceptor,
             receive_timeout: settings.internal.auth.timeout(),
             key_request: settings.key_request.clone(),
+            delete_old_agents: settings.internal.monitord.delete_old_agents,
             newest_version,
         })
     }
@@ -158,6 +161,12 @@ fn read_password(before: Option<&Password>) -> anyhow::Result<Password> {
                 })
             }
         },
-        Err(error) => Err(error).with_context(|| format!("reading {}", paths::AUTHD_PASS)),
+        Err(error) => match before {
+            Some(before) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(%error, "the password stays as it was until a restart");
+                Ok(before.clone())
+            }
+            _ => Err(error).with_context(|| format!("reading {}", paths::AUTHD_PASS)),
+        },
     }
 }

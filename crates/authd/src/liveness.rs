@@ -1,6 +1,9 @@
 //! Asking remoted how an agent is connected, and telling it that the keys have changed.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use muster_proto::{
     agent::{AgentId, AgentStatus},
@@ -50,6 +53,11 @@ impl Default for Remoted {
 }
 
 impl Remoted {
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// How an agent is connected. One that remoted has never heard of has never connected.
     pub async fn liveness(&self, id: &AgentId) -> Result<Liveness, LivenessError> {
         let deadline = Instant::now() + LIVENESS_DEADLINE;

@@ -1,8 +1,13 @@
 //! From arguments to a running daemon.
 
 use std::{
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    os::unix::{fs::DirBuilderExt, net::UnixListener},
+    os::unix::{
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex},
     time::Instant,
@@ -12,7 +17,10 @@ use anyhow::Context;
 use muster_config::Auth;
 use muster_proto::paths;
 use muster_service::{FileAccess, Running, Startup, clock, outbox, socket};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 
 use crate::{
     Cli,
@@ -22,15 +30,18 @@ use crate::{
     counters::Counters,
     enroll::Enroller,
     ledger::{Ledger, Places},
-    live::Live,
+    live::{Live, LiveSettings},
     liveness::Remoted,
     local::{self, LocalSide},
     remote::{self, Gate},
+    stale,
     store::Store,
 };
 
 /// Connections that the kernel holds until we accept them.
 const BACKLOG: i32 = 1024;
+/// Of directories that daemons share.
+const SHARED_DIRECTORY_MODE: u32 = 0o1770;
 /// What the manager is called when the system does not say.
 const FALLBACK_NAME: &str = "localhost";
 
@@ -53,30 +64,42 @@ pub fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let live = Live::new(&startup.settings, auth, None)?;
-    make_directories()?;
+    make_directories(&startup.home)?;
     let doors = Doors {
         tls: listen(&mut startup, &live.auth)?,
         local: startup.stream_socket("auth", paths::AUTH_SOCKET)?,
         control: startup.control_socket()?,
         live,
     };
-    startup.own_file(paths::CLIENT_KEYS)?;
-    startup.own_file(paths::AGENTS_TIMESTAMP)?;
+    for file in [paths::CLIENT_KEYS, paths::AGENTS_TIMESTAMP, paths::ENROLLMENT_DB] {
+        startup.own_file(file)?;
+    }
+    for suffix in ["-wal", "-shm"] {
+        startup.own_file(&format!("{}{suffix}", paths::ENROLLMENT_DB))?;
+    }
     startup.drop_privileges(FileAccess::new().write(["etc", "queue"]))?;
     let cli = cli.clone();
     startup.run(async move |running| open(running, cli, doors))
 }
 
-/// `queue/sockets` and `queue/db`, which a new home may lack.
-fn make_directories() -> anyhow::Result<()> {
+/// `queue/sockets` and `queue/db`, which a new home may lack. Daemons of several users share them: group and sticky bit
+/// let each make its own files and none touch another's.
+fn make_directories(home: &Path) -> anyhow::Result<()> {
     for path in ["queue/sockets", "queue/db"] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(path)
-            .with_context(|| format!("making {path}"))?;
+        if !Path::new(path).is_dir() {
+            make_shared(home, Path::new(path)).with_context(|| format!("making {path}"))?;
+        }
     }
     Ok(())
+}
+
+fn make_shared(home: &Path, path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+    if nix::unistd::geteuid().is_root() {
+        let home = fs::metadata(home)?;
+        chown(path, Some(home.uid()), Some(home.gid()))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(SHARED_DIRECTORY_MODE))
 }
 
 fn listen(startup: &mut Startup, auth: &Auth) -> anyhow::Result<Vec<TcpListener>> {
@@ -97,34 +120,34 @@ fn listen(startup: &mut Startup, auth: &Auth) -> anyhow::Result<Vec<TcpListener>
 
 fn open(running: &mut Running, cli: Cli, doors: Doors) -> anyhow::Result<()> {
     let manager_name = manager_name();
-    let events = EventMaker {
-        node: running.settings.node_name().unwrap_or(&manager_name).to_owned(),
-    };
+    let node = running.settings.node_name().unwrap_or(&manager_name).to_owned();
+    let events = EventMaker { node };
+    let counters = Arc::new(Counters::default());
+    let now = Instant::now();
+
     let places = Places {
         keys: paths::CLIENT_KEYS.into(),
         database: paths::ENROLLMENT_DB.into(),
         timestamps: paths::AGENTS_TIMESTAMP.into(),
     };
     let ledger = Ledger::open(&places, events.clone(), clock::unix_ms())?;
-    let outbox_options = outbox::SenderOptions {
-        database: places.database,
-        producer: "authd",
-        socket: paths::EVENTS_SOCKET.into(),
-    };
-    let (outbox, _) = outbox::Sender::start(outbox_options, running.stopping()).context("starting the outbox")?;
-    let counters = Arc::new(Counters::default());
+    let outbox = start_outbox(running, places.database)?;
     let policy = doors.live.store_policy(&manager_name);
     let (store, store_end) =
         Store::start(ledger, policy, Arc::clone(&counters), outbox.clone()).context("starting the store")?;
 
-    let remoted = Remoted::default();
-    let (told, until_told) = watch::channel(0);
-    let announcing = remoted.clone().announce(store.changes(), told);
-    let now = Instant::now();
-    let enroller = Arc::new(Enroller::new(store.clone(), remoted, until_told, events, counters, now));
-    let admission = Arc::new(Mutex::new(Admission::new(doors.live.limits(), now)));
     log_password(&doors.live);
+    let admission = Arc::new(Mutex::new(Admission::new(doors.live.limits(), now)));
     let (live, live_settings) = watch::channel(Arc::new(doors.live));
+    let until_told = watch_remoted(running, &store, &live_settings, &counters);
+    let enroller = Arc::new(Enroller::new(
+        store.clone(),
+        Remoted::default(),
+        until_told,
+        events,
+        counters,
+        now,
+    ));
 
     let control = Control {
         status: running.status_source(),
@@ -139,7 +162,6 @@ fn open(running: &mut Running, cli: Cli, doors: Doors) -> anyhow::Result<()> {
     };
     running.serve_control(doors.control, Arc::new(control))?;
 
-    let stop = running.stopping();
     let mut sides = JoinSet::new();
     let gate = Arc::new(Gate {
         enroller: Arc::clone(&enroller),
@@ -148,34 +170,58 @@ fn open(running: &mut Running, cli: Cli, doors: Doors) -> anyhow::Result<()> {
     });
     for listener in doors.tls {
         let listener = tokio::net::TcpListener::from_std(listener).context("taking over the enrollment port")?;
-        sides.spawn(remote::serve(Arc::clone(&gate), listener, stop.clone()));
+        sides.spawn(remote::serve(Arc::clone(&gate), listener, running.stopping()));
     }
     let local = tokio::net::UnixListener::from_std(doors.local).context("taking over queue/sockets/auth")?;
     let local_side = Arc::new(LocalSide {
         enroller,
         live: live_settings,
     });
-    sides.spawn(local::serve(local_side, local, stop.clone()));
+    sides.spawn(local::serve(local_side, local, running.stopping()));
+    running.spawn("enrollment", until_end(sides, store, store_end));
+    Ok(())
+}
 
-    running.spawn("announce", async move {
+fn start_outbox(running: &Running, database: PathBuf) -> anyhow::Result<outbox::Sender> {
+    let options = outbox::SenderOptions {
+        database,
+        producer: "authd",
+        socket: paths::EVENTS_SOCKET.into(),
+    };
+    let (outbox, _) = outbox::Sender::start(options, running.stopping()).context("starting the outbox")?;
+    Ok(outbox)
+}
+
+/// Tells remoted of new keys, and asks it who has been away for too long. Gives what is known to be told.
+fn watch_remoted(
+    running: &mut Running,
+    store: &Store,
+    live: &LiveSettings,
+    counters: &Arc<Counters>,
+) -> watch::Receiver<u64> {
+    let (told, until_told) = watch::channel(0);
+    let announcing = Remoted::default().announce(store.changes(), told);
+    let removing = stale::remove_for_ever(store.clone(), Remoted::default(), live.clone(), Arc::clone(counters));
+    let stop = running.stopping();
+    running.spawn("remoted", async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = announcing => {}
+            () = removing => {}
         }
         Ok(())
     });
-    running.spawn("enrollment", async move {
-        let all_sides = async { while sides.join_next().await.is_some() {} };
-        tokio::pin!(store_end);
-        tokio::select! {
-            _ = &mut store_end => anyhow::bail!("the thread that owns the keys has ended"),
-            () = all_sides => {}
-        }
-        // Behind everything that was asked for.
-        store.stop().await;
-        let _ = store_end.await;
-        Ok(())
-    });
+    until_told
+}
+
+/// Until both sides have ended; then the store ends, behind everything that was asked for.
+async fn until_end(mut sides: JoinSet<()>, store: Store, mut store_end: oneshot::Receiver<()>) -> anyhow::Result<()> {
+    tokio::select! {
+        _ = &mut store_end => anyhow::bail!("the thread that owns the keys has ended"),
+        () = async { while sides.join_next().await.is_some() {} } => {}
+    }
+    store.stop().await;
+    let _ = store_end.await;
     Ok(())
 }
 

@@ -37,6 +37,40 @@ fn clients_that_stop_at_tls_1_2_are_served() {
 }
 
 #[test]
+fn the_end_of_the_handshake_is_acknowledged_at_once() {
+    let home = Home::new("");
+    let _daemon = home.start();
+    // An agent with Nagle's algorithm sends its request when the end of the handshake is acknowledged. A kernel that
+    // waits does so for 40 ms, every time.
+    let quickest = (0..20).map(|number| {
+        let start = std::time::Instant::now();
+        home.enroll(&format!("OSSEC A:'a{number}'"));
+        start.elapsed()
+    });
+    let quickest = quickest.min().expect("twenty");
+    assert!(quickest.as_millis() < 35, "{quickest:?}");
+}
+
+#[test]
+fn both_families_are_served_when_ipv6_is_on() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let home = Home::new("<ipv6>yes</ipv6>");
+    home.write(
+        "etc/ossec.conf",
+        &home
+            .read("etc/ossec.conf")
+            .replace("<local_ip>127.0.0.1</local_ip>", ""),
+    );
+    let _daemon = home.start();
+    assert_eq!(home.enroll("OSSEC A:'a1' IP:'src'")[2], "127.0.0.1");
+    let mut tls = home.connect_to("::1");
+    tls.write_all(b"OSSEC A:'a2' IP:'src'\n").expect("sent");
+    assert!(answer(&mut tls).starts_with("OSSEC K:'002 a2 0000:0000:0000:0000:0000:0000:0000:0001 "));
+}
+
+#[test]
 fn addresses_are_given_taken_from_the_connection_or_any() {
     let home = Home::new("");
     let _daemon = home.start();

@@ -145,6 +145,14 @@ impl Home {
         handshake(TcpStream::connect(("127.0.0.1", self.port))?, config)
     }
 
+    pub(crate) fn connect_to(&self, host: &str) -> Tls {
+        handshake(
+            TcpStream::connect((host, self.port)).expect("connected"),
+            client_config(None),
+        )
+        .expect("a handshake")
+    }
+
     /// From another address of this host.
     pub(crate) fn connect_from(&self, source: &str) -> Tls {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");

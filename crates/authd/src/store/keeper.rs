@@ -1,0 +1,360 @@
+//! The thread's side of the store: takes what waits, applies it, writes once, answers all.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use muster_proto::{
+    agent::AgentId,
+    keys::{Secret, file::KeyEntry},
+};
+use muster_service::{clock, outbox};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use super::{AddOutcome, Command, RemoveOutcome, Shared, StorePolicy};
+use crate::{
+    change::Removal,
+    contested::Contested,
+    counters::Counters,
+    keystore::Trace,
+    ledger::{Batch, Ledger},
+    registry::{Ask, Clash, GivesWay, KnownLiveness, Method, Policy, Verdict},
+};
+
+/// Requests that share a write.
+const MAX_BATCH: usize = 1024;
+/// How often the key file is looked at for edits when nothing else happens.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long after a change the stock text of registration times is written.
+const TIMESTAMPS_DELAY: Duration = Duration::from_secs(2);
+
+/// An answer that waits for its batch to be durable.
+enum Waiting {
+    Add(oneshot::Sender<AddOutcome>, AddOutcome),
+    Remove(oneshot::Sender<RemoveOutcome>, RemoveOutcome),
+    Get(oneshot::Sender<Option<KeyEntry>>, AgentId),
+}
+
+pub(super) struct Keeper {
+    ledger: Ledger,
+    policy: StorePolicy,
+    counters: Arc<Counters>,
+    outbox: outbox::Sender,
+    generation: watch::Sender<u64>,
+    shared: Arc<Shared>,
+    timestamps_due: Option<Instant>,
+    contested: Contested,
+    is_stopping: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        ledger: Ledger,
+        policy: StorePolicy,
+        counters: Arc<Counters>,
+        outbox: outbox::Sender,
+        generation: watch::Sender<u64>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let keeper = Self {
+            ledger,
+            policy,
+            counters,
+            outbox,
+            generation,
+            shared,
+            timestamps_due: None,
+            contested: Contested::default(),
+            is_stopping: false,
+        };
+        keeper.publish();
+        keeper
+    }
+
+    pub(super) async fn work(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut look_due = Instant::now() + LOOK_INTERVAL;
+        loop {
+            let due = self.timestamps_due.map_or(look_due, |due| due.min(look_due));
+            match tokio::time::timeout_at(due, queue.recv()).await {
+                Ok(Some(first)) => {
+                    let mut commands = vec![first];
+                    while commands.len() < MAX_BATCH
+                        && let Ok(next) = queue.try_recv()
+                    {
+                        commands.push(next);
+                    }
+                    self.run(commands);
+                    if self.is_stopping {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => {}
+            }
+            if look_due <= Instant::now() {
+                look_due = Instant::now() + LOOK_INTERVAL;
+                self.run(Vec::new());
+            }
+            if self.timestamps_due.is_some_and(|due| due <= Instant::now()) {
+                self.write_timestamps();
+            }
+        }
+        if self.timestamps_due.is_some() {
+            self.write_timestamps();
+        }
+    }
+
+    fn run(&mut self, commands: Vec<Command>) {
+        let now_ms = clock::unix_ms();
+        let may_write = self.take_over_edits(now_ms);
+        let mut batch = self.ledger.batch();
+        let waiting: Vec<_> = commands
+            .into_iter()
+            .filter_map(|command| self.apply(command, &mut batch, now_ms))
+            .collect();
+        let is_durable = if may_write {
+            self.commit(batch)
+        } else {
+            self.refuse(&batch)
+        };
+        self.publish();
+        let generation = *self.generation.borrow();
+        waiting
+            .into_iter()
+            .for_each(|waiting| self.answer(waiting, is_durable, generation));
+    }
+
+    fn take_over_edits(&mut self, now_ms: u64) -> bool {
+        match self.ledger.take_over_edits(now_ms) {
+            Ok(false) => true,
+            Ok(true) => {
+                self.counters.key_file_edits_total.increment();
+                self.changed();
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot look at the key file, so it is not replaced; mend its owner or mode");
+                false
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: Batch) -> bool {
+        if batch.is_empty() {
+            if let Err(error) = self.ledger.settle() {
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "the database still lags behind"
+                );
+            }
+            return true;
+        }
+        let changes_agents = batch.changes_agents();
+        match self.ledger.commit(batch, self.policy.trace) {
+            Ok(()) => {
+                if changes_agents {
+                    self.counters.key_file_writes_total.increment();
+                    self.shared.cannot_write.store(false, Ordering::Relaxed);
+                    self.changed();
+                }
+                self.outbox.wake();
+                true
+            }
+            Err(error) => {
+                self.counters.key_file_write_errors_total.increment();
+                self.shared.cannot_write.store(true, Ordering::Relaxed);
+                tracing::error!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "cannot store a change, it is refused; is the disk full?"
+                );
+                false
+            }
+        }
+    }
+
+    /// The file cannot be looked at: nothing that changes agents may happen.
+    fn refuse(&mut self, batch: &Batch) -> bool {
+        self.shared.cannot_write.store(true, Ordering::Relaxed);
+        self.ledger.abandon(batch);
+        false
+    }
+
+    fn changed(&mut self) {
+        self.generation
+            .send_modify(|generation| *generation = generation.wrapping_add(1));
+        self.timestamps_due.get_or_insert(Instant::now() + TIMESTAMPS_DELAY);
+    }
+
+    fn publish(&self) {
+        let agents = u64::try_from(self.ledger.registry().keys.live().len()).unwrap_or(u64::MAX);
+        self.shared.agents.store(agents, Ordering::Relaxed);
+        self.shared.owes_rows.store(self.ledger.owes_rows(), Ordering::Relaxed);
+    }
+
+    fn apply(&mut self, command: Command, batch: &mut Batch, now_ms: u64) -> Option<Waiting> {
+        match command {
+            Command::Add { ask, key, known, reply } => {
+                let outcome = self.add(&ask, key, &known, batch, now_ms);
+                Some(Waiting::Add(reply, outcome))
+            }
+            Command::Remove { id, trace, why, reply } => {
+                let trace = trace.unwrap_or(self.policy.trace);
+                let outcome = match self.ledger.remove(batch, &id, trace, why, now_ms) {
+                    Some(_) => RemoveOutcome::Removed,
+                    None => RemoveOutcome::NotFound,
+                };
+                Some(Waiting::Remove(reply, outcome))
+            }
+            Command::Get { id, reply } => Some(Waiting::Get(reply, id)),
+            Command::Withdraw { id, key } => {
+                // Unless somebody has given this id another key meanwhile.
+                let is_it = self
+                    .ledger
+                    .registry()
+                    .keys
+                    .get(id.as_str())
+                    .is_some_and(|entry| entry.key == key);
+                if is_it {
+                    let why = (Removal::NotDelivered, Method::Remote);
+                    self.ledger.remove(batch, &id, Trace::Nothing, why, now_ms);
+                }
+                None
+            }
+            Command::Tell(event) => {
+                self.ledger.tell(batch, *event);
+                None
+            }
+            Command::SetPolicy(policy) => {
+                self.policy = policy;
+                None
+            }
+            Command::Stop => {
+                self.is_stopping = true;
+                None
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        ask: &Ask,
+        key: Option<Secret>,
+        known: &KnownLiveness,
+        batch: &mut Batch,
+        now_ms: u64,
+    ) -> AddOutcome {
+        let policy = Policy {
+            manager_name: &self.policy.manager_name,
+            max_agents: self.policy.max_agents,
+        };
+        let gives_way = match self.ledger.decide(ask, known, &policy, now_ms) {
+            Verdict::Grant(gives_way) => gives_way,
+            Verdict::NeedsLiveness(id) => return AddOutcome::NeedsLiveness(id),
+            Verdict::Refuse(refused) => return AddOutcome::Refused(refused),
+        };
+        let Some(key) = key.or_else(new_key) else {
+            return AddOutcome::Failed;
+        };
+        match self
+            .ledger
+            .grant(batch, ask, &gives_way, key, self.policy.trace, now_ms)
+        {
+            Some(entry) => {
+                for agent in &gives_way {
+                    log_replaced(agent, ask);
+                    self.watch_name(agent, now_ms);
+                }
+                self.counters.agents_replaced_total.add(gives_way.len() as u64);
+                AddOutcome::Granted { entry, generation: 0 }
+            }
+            None => AddOutcome::Failed,
+        }
+    }
+
+    fn watch_name(&mut self, agent: &GivesWay, now_ms: u64) {
+        if agent.clash == Clash::Name && self.contested.note(&agent.name, now_ms / 1000) {
+            tracing::warn!(
+                name = agent.name,
+                "an agent was replaced again and again within an hour: do two hosts have this name?"
+            );
+        }
+    }
+
+    fn answer(&self, waiting: Waiting, is_durable: bool, generation: u64) {
+        // Whoever has gone meanwhile needs no answer.
+        match waiting {
+            Waiting::Add(reply, AddOutcome::Granted { entry, .. }) => {
+                let outcome = if is_durable {
+                    AddOutcome::Granted { entry, generation }
+                } else {
+                    AddOutcome::Failed
+                };
+                let _ = reply.send(outcome);
+            }
+            Waiting::Add(reply, outcome) => {
+                let _ = reply.send(outcome);
+            }
+            Waiting::Remove(reply, RemoveOutcome::Removed) => {
+                if is_durable {
+                    self.counters.agents_removed_total.increment();
+                }
+                let _ = reply.send(if is_durable {
+                    RemoveOutcome::Removed
+                } else {
+                    RemoveOutcome::Failed
+                });
+            }
+            Waiting::Remove(reply, outcome) => {
+                let _ = reply.send(outcome);
+            }
+            Waiting::Get(reply, id) => {
+                let _ = reply.send(self.ledger.registry().keys.get(id.as_str()).cloned());
+            }
+        }
+    }
+
+    fn write_timestamps(&mut self) {
+        self.timestamps_due = None;
+        if let Err(error) = self.ledger.write_timestamps() {
+            tracing::warn!(%error, "cannot write queue/agents-timestamp; only stock programs miss it");
+        }
+    }
+}
+
+/// 64 hex digits, or `None` when the system gives no randomness.
+fn new_key() -> Option<Secret> {
+    use std::fmt::Write;
+
+    let mut random = zeroize::Zeroizing::new([0_u8; 32]);
+    if let Err(error) = getrandom::fill(random.as_mut()) {
+        tracing::error!(%error, "the system gives no random numbers");
+        return None;
+    }
+    let mut text = String::with_capacity(64);
+    for byte in random.iter() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Some(Secret::new(text))
+}
+
+fn log_replaced(agent: &GivesWay, ask: &Ask) {
+    let GivesWay { id, name, clash } = agent;
+    let what = clash_text(*clash, ask);
+    tracing::info!("Duplicate {what}. Removing old agent '{name}' (id '{id}').");
+}
+
+/// As the stock log has it: only the address is named.
+fn clash_text(clash: Clash, ask: &Ask) -> String {
+    match clash {
+        Clash::Id => "ID".to_owned(),
+        Clash::Name => "name".to_owned(),
+        Clash::Address => {
+            let host = ask.address.as_ref().map_or("", |given| given.address.host_text());
+            format!("IP '{host}'")
+        }
+    }
+}
