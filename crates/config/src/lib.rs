@@ -9,7 +9,7 @@
 //! Read first: [`Settings`], which is what a daemon works with, and [`Diagnostic`], which is what an operator reads.
 //! How one description of each block serves the reader, the printer and the documentation is in the module `walk`.
 //!
-//! **It must never** open a file other than in [`load`], know what a daemon does with an option, or print a secret.
+//! **It must never** touch a file other than in [`load`] and [`look_on_disk`], know what a daemon does with an option, or print a secret.
 //!
 //! ```
 //! let text = "<ossec_config><remote><connection>secure</connection><port>1514</port></remote></ossec_config>";
