@@ -1,6 +1,7 @@
 //! Days of a fleet in milliseconds: a made-up clock, a courier that does as told, and agents that say what they are
 //! told to say.
 
+mod anything;
 mod life;
 mod restart;
 mod sending;
