@@ -3,6 +3,7 @@
 //! One file per task. What a task runs, it prints first, so that it can be repeated by hand.
 
 mod demo;
+mod manual;
 mod nats;
 mod shell;
 mod test;
@@ -31,6 +32,10 @@ enum Task {
     Demo(demo::Demo),
     /// run every check and test, fetching what they need
     Test(test::Test),
+    /// make the man pages of section 8 from the programs' own command lines and the prose in man/prose
+    Man(manual::Man),
+    /// make completions for bash, zsh and fish below target/completions
+    Completions,
     /// fetch the servers that the tests need from Debian's packages, below target/, without starting them
     Tools,
 }
@@ -39,6 +44,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Demo(demo) => demo.run(),
         Task::Test(test) => test.run(),
+        Task::Man(man) => man.run(),
+        Task::Completions => manual::completions(),
         Task::Tools => tools::fetch_missing().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -10,17 +10,18 @@ use crate::{shell, tools, tree};
 /// run every check and test, fetching what they need
 #[derive(Args)]
 pub(crate) struct Test {
-    /// run only these steps: tree, fmt, clippy, test, doc, demo
+    /// run only these steps: tree, fmt, clippy, man, test, doc, demo
     #[arg(long, value_delimiter = ',', value_name = "STEP")]
     only: Vec<String>,
 }
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("tree", tree::check),
     ("fmt", fmt),
     ("clippy", clippy),
+    ("man", man),
     ("test", test),
     ("doc", doc),
     ("demo", demo),
@@ -59,6 +60,21 @@ fn clippy() -> Result<()> {
         "--",
         "--deny",
         "warnings",
+    ]))
+}
+
+fn man() -> Result<()> {
+    shell::run(&mut shell::cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "xtask",
+        "--features",
+        "programs",
+        "--",
+        "man",
+        "--check",
     ]))
 }
 
