@@ -156,11 +156,21 @@ fn runs_as(pid: u32, name: &str) -> bool {
     name == shown || (shown.len() == MAX_COMM_LEN && name.starts_with(shown))
 }
 
-/// Whether a process of that number exists.
+/// Whether a process of that number runs. One that has ended and only waits for its parent to notice does not.
 pub fn is_alive(pid: u32) -> bool {
-    let Ok(number) = i32::try_from(pid) else { return false };
+    let Ok(number) = i32::try_from(pid) else {
+        return false;
+    };
     // EPERM: it exists and belongs to somebody else.
-    number > 0 && !matches!(kill(Pid::from_raw(number), None), Err(Errno::ESRCH))
+    number > 0 && !matches!(kill(Pid::from_raw(number), None), Err(Errno::ESRCH)) && !has_ended(pid)
+}
+
+fn has_ended(pid: u32) -> bool {
+    // `18145 (muster-natsd) Z 1 …`: the name may have anything in it, so the state is what follows the last bracket.
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['Z', 'X'])))
+        .unwrap_or(false)
 }
 
 fn all(run: &Path, name: &str) -> Vec<(u32, PathBuf)> {
@@ -208,6 +218,22 @@ mod tests {
         let me = process::id();
         fs::write(run.path().join(format!("muster-remoted-{me}.pid")), "").expect("written");
         assert_eq!(running(run.path(), "muster-remoted"), None);
+    }
+
+    #[test]
+    fn process_that_waits_to_be_noticed_is_not_alive() {
+        let mut child = process::Command::new("/bin/sh")
+            .args(["-c", "read line"])
+            .stdin(process::Stdio::piped())
+            .spawn();
+        let child = child.as_mut().expect("started");
+        assert!(is_alive(child.id()));
+        child.kill().expect("killed");
+        // Not yet waited for, so that its number is still its own.
+        while is_alive(child.id()) {
+            std::thread::yield_now();
+        }
+        child.wait().expect("ended");
     }
 
     #[test]

@@ -38,7 +38,7 @@ const RESUME_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the sender waits for another process that writes the database.
 const BUSY_DEADLINE: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two attempts to connect; each is up to a half longer, at random.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How old the numbers in the status may be.
 const COUNT_PERIOD: Duration = Duration::from_secs(1);
 
