@@ -4,12 +4,11 @@ use std::net::IpAddr;
 
 use muster_proto::{
     agent::AgentId,
-    event::{Event, Kind},
+    event::{Event, Kind, body},
     keys::{address::source_text, file::KeyEntry},
 };
-use serde::Serialize;
 
-use crate::registry::{Ask, Method};
+use crate::registry::{Ask, GivesWay, Method};
 
 /// Ordinary life of a fleet.
 const LEVEL_LOW: u8 = 3;
@@ -23,6 +22,8 @@ pub enum Change {
     Enrolled(Agent),
     /// It has another key, and perhaps another name, under the id of one that went.
     KeyRotated(Agent),
+    /// It has another name and the same key.
+    Renamed(Agent),
     /// Its key is gone.
     Removed {
         /// Who.
@@ -66,7 +67,7 @@ pub struct Agent {
     pub id: AgentId,
     /// Its name.
     pub name: String,
-    /// Where it asked from, or else the address that it is registered for.
+    /// The address that it is registered for.
     pub address: String,
     /// Unix seconds of its registration.
     pub registered_at: i64,
@@ -74,21 +75,21 @@ pub struct Agent {
     pub groups: Vec<String>,
     /// How it came.
     pub method: Method,
+    /// Why it could: `new`, or what it had in common with an agent that gave way.
+    pub reason: &'static str,
     /// Whose place it took.
     pub replaced: Option<AgentId>,
 }
 
 impl Agent {
-    /// One that was just granted a key.
-    pub fn granted(entry: &KeyEntry, ask: &Ask, replaced: Option<AgentId>, now: i64) -> Self {
+    /// One that was just granted a key, in the place of the first of these.
+    pub fn granted(entry: &KeyEntry, ask: &Ask, gave_way: &[GivesWay], now: i64) -> Self {
+        let first = gave_way.first();
         Self {
-            id: entry.id.clone(),
-            name: entry.name.clone(),
-            address: ask.source.map_or_else(|| entry.address.text().to_owned(), source_text),
-            registered_at: now,
             groups: ask.groups.clone(),
-            method: ask.method,
-            replaced,
+            reason: first.map_or(NEW, |agent| agent.clash.as_str()),
+            replaced: first.map(|agent| agent.id.clone()),
+            ..Self::of_line(entry, ask.method, now)
         }
     }
 
@@ -101,10 +102,16 @@ impl Agent {
             registered_at,
             groups: Vec::new(),
             method,
+            reason: if method == Method::File { CHANGED_IN_FILE } else { NEW },
             replaced: None,
         }
     }
 }
+
+/// Nobody had to give way.
+const NEW: &str = "new";
+/// Its line was not written by this daemon.
+const CHANGED_IN_FILE: &str = "changed_in_file";
 
 /// Why somebody got no key, as far as it is worth an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,13 +160,9 @@ pub struct Rejected {
     /// Why.
     pub reason: RejectedFor,
     /// The name that was asked for, if it came to that.
-    pub name: String,
-    /// Where it was asked from.
+    pub name: Option<String>,
+    /// Where it was asked from; `None` = on this machine.
     pub source: Option<IpAddr>,
-    /// Who stands in the way.
-    pub in_the_way: Option<AgentId>,
-    /// How it was asked.
-    pub method: Method,
 }
 
 /// Makes events; knows this manager's name.
@@ -169,92 +172,51 @@ pub struct EventMaker {
     pub node: String,
 }
 
-/// The body of every enrollment event. Its key order is frozen.
-#[derive(Serialize)]
-struct Body<'a> {
-    enrollment: Enrollment<'a>,
-}
-
-#[derive(Serialize)]
-struct Enrollment<'a> {
-    agent_id: &'a str,
-    agent_name: &'a str,
-    ip_address: &'a str,
-    timestamp: u64,
-    action: &'a str,
-    reason: Option<&'a str>,
-    replaced_agent_id: Option<&'a str>,
-    method: &'a str,
-    groups: &'a [String],
-    manager_node: &'a str,
-}
-
 impl EventMaker {
     /// The event of a change at `now_ms` (Unix milliseconds).
     pub fn of_change(&self, change: &Change, now_ms: u64) -> Event {
         let (kind, agent, action, reason) = match change {
-            Change::Enrolled(agent) => (Kind::Enrolled, agent, "enrolled", None),
-            Change::KeyRotated(agent) => (Kind::KeyRotated, agent, "key_rotated", None),
-            Change::Removed { agent, reason } => (Kind::Removed, agent, "removed", Some(reason.as_str())),
+            Change::Enrolled(agent) => (Kind::Enrolled, agent, "enrolled", agent.reason),
+            Change::KeyRotated(agent) => (Kind::KeyRotated, agent, "key_rotated", agent.reason),
+            Change::Renamed(agent) => (Kind::Renamed, agent, "renamed", agent.reason),
+            Change::Removed { agent, reason } => (Kind::Removed, agent, "removed", reason.as_str()),
         };
-        let enrollment = Enrollment {
-            agent_id: agent.id.as_str(),
+        let body = body::Enrollment {
+            agent_id: &agent.id,
             agent_name: &agent.name,
             ip_address: &agent.address,
             timestamp: now_ms / 1000,
             action,
             reason,
-            replaced_agent_id: agent.replaced.as_ref().map(AgentId::as_str),
+            replaced_agent_id: agent.replaced.as_ref(),
             method: agent.method.as_str(),
             groups: &agent.groups,
             manager_node: &self.node,
         };
-        event(kind, agent.id.as_str(), LEVEL_LOW, &enrollment_body(enrollment), now_ms)
+        body.into_event(kind, now_ms)
     }
 
     /// The event of a refusal at `now_ms` (Unix milliseconds).
     pub fn of_rejection(&self, rejected: &Rejected, now_ms: u64) -> Event {
-        let address = rejected.source.map(source_text).unwrap_or_default();
-        let enrollment = Enrollment {
-            agent_id: rejected.in_the_way.as_ref().map_or("", AgentId::as_str),
-            agent_name: &rejected.name,
-            ip_address: &address,
+        let address = rejected.source.map(source_text);
+        let body = body::Rejection {
+            agent_name: rejected.name.as_deref(),
+            ip_address: address.as_deref().unwrap_or(LOCAL),
             timestamp: now_ms / 1000,
-            action: "rejected",
-            reason: Some(rejected.reason.as_str()),
-            replaced_agent_id: None,
-            method: rejected.method.as_str(),
-            groups: &[],
+            reason: rejected.reason.as_str(),
             manager_node: &self.node,
         };
-        event(
-            Kind::EnrollmentRejected,
-            "",
-            rejected.reason.alert_level(),
-            &enrollment_body(enrollment),
-            now_ms,
-        )
+        body.into_event(now_ms, rejected.reason.alert_level())
     }
 }
 
-fn enrollment_body(enrollment: Enrollment<'_>) -> Vec<u8> {
-    serde_json::to_vec(&Body { enrollment }).unwrap_or_default()
-}
-
-fn event(kind: Kind, subject_key: &str, alert_level: u8, body: &[u8], created_ms: u64) -> Event {
-    Event {
-        kind,
-        subject_key: subject_key.to_owned(),
-        created_ms,
-        alert_level,
-        body: body.to_vec(),
-        headers: Vec::new(),
-    }
-}
+/// What stands for an address when a local program asked.
+const LOCAL: &str = "local";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Clash;
 
     fn maker() -> EventMaker {
         EventMaker {
@@ -270,23 +232,22 @@ mod tests {
             registered_at: 1_716_897_300,
             groups: vec!["default".to_owned(), "web".to_owned()],
             method: Method::Remote,
+            reason: Clash::Name.as_str(),
             replaced: Some(AgentId::new("001")),
         }
     }
 
     #[test]
-    fn an_enrollment_has_the_frozen_body() {
+    fn an_enrollment_tells_everything_but_the_key() {
         let event = maker().of_change(&Change::Enrolled(agent()), 1_716_897_300_123);
         assert_eq!(
             String::from_utf8_lossy(&event.body),
             "{\"enrollment\":{\"agent_id\":\"002\",\"agent_name\":\"web-01\",\"ip_address\":\"10.0.0.5\",\
-             \"timestamp\":1716897300,\"action\":\"enrolled\",\"reason\":null,\"replaced_agent_id\":\"001\",\
-             \"method\":\"remote\",\"groups\":[\"default\",\"web\"],\"manager_node\":\"mgr-a\"}}"
+             \"timestamp\":1716897300,\"action\":\"enrolled\",\"reason\":\"duplicate_name\",\
+             \"replaced_agent_id\":\"001\",\"method\":\"tls\",\"groups\":[\"default\",\"web\"],\
+             \"manager_node\":\"mgr-a\"}}"
         );
-        assert_eq!(
-            (event.kind, event.subject_key.as_str(), event.alert_level),
-            (Kind::Enrolled, "002", 3)
-        );
+        assert_eq!((event.kind, event.subject_key.as_str()), (Kind::Enrolled, "002"));
         assert_eq!(event.created_ms, 1_716_897_300_123);
     }
 
@@ -305,19 +266,18 @@ mod tests {
     fn a_refusal_tells_whom_where_and_why() {
         let rejected = Rejected {
             reason: RejectedFor::BadPassword,
-            name: String::new(),
+            name: None,
             source: Some("::ffff:10.0.0.9".parse().expect("an address")),
-            in_the_way: None,
-            method: Method::Remote,
         };
         let event = maker().of_rejection(&rejected, 5000);
         assert_eq!(
             (event.kind, event.subject_key.as_str(), event.alert_level),
             (Kind::EnrollmentRejected, "", 5)
         );
-        assert!(String::from_utf8_lossy(&event.body).starts_with(
-            "{\"enrollment\":{\"agent_id\":\"\",\"agent_name\":\"\",\"ip_address\":\"10.0.0.9\",\"timestamp\":5,\
-             \"action\":\"rejected\",\"reason\":\"bad_password\""
-        ));
+        assert_eq!(
+            String::from_utf8_lossy(&event.body),
+            "{\"enrollment\":{\"agent_name\":null,\"ip_address\":\"10.0.0.9\",\"timestamp\":5,\
+             \"reason\":\"bad_password\",\"manager_node\":\"mgr-a\"}}"
+        );
     }
 }

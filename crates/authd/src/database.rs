@@ -104,7 +104,9 @@ impl Database {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         for change in changes {
             match change {
-                Change::Enrolled(agent) | Change::KeyRotated(agent) => upsert(&transaction, agent)?,
+                Change::Enrolled(agent) | Change::KeyRotated(agent) | Change::Renamed(agent) => {
+                    upsert(&transaction, agent)?
+                }
                 Change::Removed { agent, .. } => delete(&transaction, &agent.id)?,
             }
         }
@@ -160,6 +162,7 @@ mod tests {
             registered_at,
             groups: vec!["g1".to_owned(), "g2".to_owned()],
             method: Method::Local,
+            reason: "new",
             replaced: None,
         }
     }

@@ -114,25 +114,22 @@ impl Enroller {
     }
 
     fn report_refusal(&self, ask: &Ask, refused: &Refused) {
-        let (reason, in_the_way) = match refused {
+        let reason = match refused {
             Refused::InTheWay { clash, id, why } => {
                 self.log_in_the_way(ask, *clash, id, *why);
-                let reason = match clash {
+                match clash {
                     Clash::Address => RejectedFor::DuplicateIp,
                     Clash::Name | Clash::Id => RejectedFor::DuplicateName,
-                };
-                (reason, Some(id.clone()))
+                }
             }
-            Refused::ManagerName => (RejectedFor::BlockedName, None),
-            Refused::Full => (RejectedFor::Limit, None),
+            Refused::ManagerName => RejectedFor::BlockedName,
+            Refused::Full => RejectedFor::Limit,
             Refused::BadAddress => return,
         };
         self.reject(&Rejected {
             reason,
-            name: ask.name.clone(),
+            name: Some(ask.name.clone()),
             source: ask.source,
-            in_the_way,
-            method: ask.method,
         });
     }
 
@@ -163,10 +160,8 @@ impl Enroller {
     pub fn reject_stranger(&self, reason: RejectedFor, source: IpAddr) {
         self.reject(&Rejected {
             reason,
-            name: String::new(),
+            name: None,
             source: Some(source),
-            in_the_way: None,
-            method: crate::registry::Method::Remote,
         });
     }
 

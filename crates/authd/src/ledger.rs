@@ -186,7 +186,6 @@ impl Ledger {
             .map(|agent| self.registry.registered.get(&agent.id).copied().unwrap_or(0))
             .collect();
         let (entry, gone) = self.registry.grant(ask, gives_way, key, trace, now)?;
-        let replaced = gives_way.first().map(|agent| agent.id.clone());
         let keeps_id = gone.iter().any(|old| old.id == entry.id);
         for (old, registered_at) in gone.iter().zip(times) {
             let agent = Agent::of_line(old, ask.method, registered_at);
@@ -198,7 +197,7 @@ impl Ledger {
             let is_told = old.id != entry.id;
             batch.note(&self.events, change, is_told, now_ms);
         }
-        let agent = Agent::granted(&entry, ask, replaced, now);
+        let agent = Agent::granted(&entry, ask, gives_way, now);
         let change = if keeps_id {
             Change::KeyRotated(agent)
         } else {
@@ -314,7 +313,7 @@ impl Ledger {
         self.registry.keys.raise_highest_number(batch.highest_number);
         for change in batch.changes.iter().rev() {
             match change {
-                Change::Enrolled(agent) | Change::KeyRotated(agent) => {
+                Change::Enrolled(agent) | Change::KeyRotated(agent) | Change::Renamed(agent) => {
                     self.registry.registered.remove(&agent.id);
                 }
                 Change::Removed { agent, .. } => {

@@ -71,7 +71,8 @@ pub fn merge(registry: &mut Registry, found: Found, now: i64) -> Merged {
         match registry.keys.get(entry.id.as_str()) {
             None => merged.bring_in(registry, entry, now),
             Some(known) if *known != entry && half_line != Some(place) => {
-                merged.note_exchange(registry, &entry, now);
+                let known = known.clone();
+                merged.note_exchange(registry, &known, &entry, now);
                 exchanged.push(entry);
             }
             Some(_) => {}
@@ -95,10 +96,15 @@ impl Merged {
         registry.keys.add(entry);
     }
 
-    fn note_exchange(&mut self, registry: &mut Registry, entry: &KeyEntry, now: i64) {
+    /// Another address alone is not worth an event: the agent is who it was.
+    fn note_exchange(&mut self, registry: &mut Registry, known: &KeyEntry, entry: &KeyEntry, now: i64) {
         let registered_at = *registry.registered.entry(entry.id.clone()).or_insert(now);
-        self.changes
-            .push(Change::KeyRotated(Agent::of_line(entry, Method::File, registered_at)));
+        let agent = Agent::of_line(entry, Method::File, registered_at);
+        if known.key != entry.key {
+            self.changes.push(Change::KeyRotated(agent));
+        } else if known.name != entry.name {
+            self.changes.push(Change::Renamed(agent));
+        }
     }
 
     fn take_out(&mut self, registry: &mut Registry, id: &AgentId) {

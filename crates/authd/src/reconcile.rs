@@ -62,6 +62,7 @@ pub fn reconcile(
             registered_at: row.registered_at,
             groups: Vec::new(),
             method: Method::File,
+            reason: "",
             replaced: None,
         };
         reconciled.changes.push(Change::Removed {

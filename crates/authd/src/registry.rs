@@ -33,7 +33,7 @@ impl Method {
     /// The word in events and in the database.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Remote => "remote",
+            Self::Remote => "tls",
             Self::Local => "local",
             Self::File => "file",
         }
@@ -70,6 +70,17 @@ pub enum Clash {
     Address,
     /// It has the same name.
     Name,
+}
+
+impl Clash {
+    /// The word in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Id => "duplicate_id",
+            Self::Address => "duplicate_ip",
+            Self::Name => "duplicate_name",
+        }
+    }
 }
 
 /// What becomes of an [`Ask`].

@@ -29,6 +29,7 @@ fn kinds(merged: &Merged) -> Vec<String> {
         .map(|change| match change {
             Change::Enrolled(agent) => format!("+{}", agent.id),
             Change::KeyRotated(agent) => format!("~{}", agent.id),
+            Change::Renamed(agent) => format!("={}", agent.id),
             Change::Removed { agent, .. } => format!("-{}", agent.id),
         })
         .collect()
@@ -54,9 +55,15 @@ fn unknown_lines_are_taken_in_and_count_for_the_next_id() {
 
 #[test]
 fn changed_lines_are_taken_over_in_their_place() {
-    let (merged, image) = merged("001 a 10.0.0.1 k1\n002 b any k2\n", "001 a any k1\n002 b any k2\n");
-    assert_eq!(kinds(&merged), ["~001"]);
-    assert_eq!(image, "001 a any k1\n002 b any k2\n");
+    for (line, told) in [
+        ("001 a any k1", vec![]),
+        ("001 new 10.0.0.1 k1", vec!["=001"]),
+        ("001 a any k9", vec!["~001"]),
+    ] {
+        let (merged, image) = merged("001 a 10.0.0.1 k1\n002 b any k2\n", &format!("{line}\n002 b any k2\n"));
+        assert_eq!(kinds(&merged), told, "{line}");
+        assert_eq!(image, format!("{line}\n002 b any k2\n"));
+    }
 }
 
 #[test]

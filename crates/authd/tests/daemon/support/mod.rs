@@ -309,7 +309,7 @@ fn summary(blob: &[u8]) -> String {
         behind.split('"').next().unwrap_or_default().to_owned()
     };
     match value("action").as_str() {
-        "rejected" => format!("rejected {} {}", value("reason"), value("agent_name")),
+        "" => format!("rejected {} {}", value("reason"), value("agent_name")),
         action => format!("{action} {} {}", value("agent_id"), value("agent_name")),
     }
 }
