@@ -10,7 +10,9 @@ use crate::{
 };
 
 pub(crate) fn check(context: &Context, arguments: &ConfigFile) -> anyhow::Result<u8> {
-    let loaded = load(context, arguments)?;
+    let mut loaded = load(context, arguments)?;
+    let on_disk = muster_config::look_on_disk(&context.home);
+    loaded.warnings.extend(muster_config::check(&loaded.settings, on_disk));
     for warning in &loaded.warnings {
         say(warning.to_string());
     }

@@ -50,7 +50,7 @@ const DIRECTORIES: [(&str, Owner); 13] = [
     ("etc", Owner::Shared),
     (paths::SHARED, Owner::Shared),
     ("etc/shared/default", Owner::Shared),
-    ("queue", Owner::Root),
+    ("queue", Owner::Shared),
     ("queue/sockets", Owner::Shared),
     (MARK, Owner::Shared),
     ("queue/alerts", Owner::Shared),

@@ -88,7 +88,9 @@ impl Startup {
             Exit::quiet(BAD_CONFIG)
         })?;
         if common.test_config {
-            loaded.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            // What only the files can tell is for whoever tests, not for each daemon's log at each start.
+            let on_disk = muster_config::check(&loaded.settings, muster_config::look_on_disk(&home));
+            loaded.warnings.iter().chain(&on_disk).for_each(|warning| eprintln!("{warning}"));
             return Err(Exit::quiet(DONE).into());
         }
 

@@ -43,11 +43,17 @@ pub enum Request {
 
 impl Request {
     /// Whether any peer that may open the socket may ask this; the others are for root and the daemon's own user.
-    /// A new request changes things until it is listed here.
+    /// A new request changes things until it is listed here. `KeysChanged` only makes remoted look earlier at a file
+    /// that it watches anyway, and comes from authd, which has another user.
     pub fn only_reads(&self) -> bool {
         matches!(
             self,
-            Self::Status | Self::Agents { .. } | Self::Agent(_) | Self::Liveness(_) | Self::FollowEvents { .. }
+            Self::Status
+                | Self::Agents { .. }
+                | Self::Agent(_)
+                | Self::Liveness(_)
+                | Self::FollowEvents { .. }
+                | Self::KeysChanged
         )
     }
 }
