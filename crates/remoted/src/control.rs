@@ -43,6 +43,14 @@ pub struct Control {
     pub complaints: Vec<String>,
 }
 
+impl Control {
+    /// Lets the key file be looked at now: whether what it says is known, or `None` when we are being stopped.
+    async fn read_keys(&self) -> Option<bool> {
+        let read = self.edge.try_lock().ok()?.keys_read();
+        Some(timeout(KEYS_DEADLINE, read).await.is_ok())
+    }
+}
+
 impl Handler for Control {
     async fn status(&self) -> DaemonStatus {
         let mut status = self.status.status();
@@ -77,6 +85,9 @@ impl Handler for Control {
                 .into_iter()
                 .map(|(name, value)| (format!("roster_{name}"), value)),
         );
+        status
+            .facts
+            .push(("keepalive".to_owned(), options::in_words(&roster.settings().policy)));
         let [active, disconnected, pending, never] = roster.census();
         let facts = [
             ("agents", roster.len()),
@@ -93,6 +104,8 @@ impl Handler for Control {
 
     async fn reload(&self) -> Result<String, String> {
         let new = Arc::new(self.reloader.load()?);
+        // Whoever edited the configuration by hand may have edited the keys as well.
+        self.read_keys().await;
         let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let restart = options::need_restart(&settings, &new);
         let wanted = options::roster_settings(&new, &self.host);
@@ -126,21 +139,11 @@ impl Handler for Control {
                 Response::Agents { agents, more: false }
             }
             Request::Liveness(id) => Response::Liveness(self.window.roster().liveness(id.as_str())),
-            Request::KeysChanged => {
-                let read = self.edge.try_lock().ok().map(|edge| edge.keys_read());
-                match read {
-                    Some(read) => {
-                        let known = timeout(KEYS_DEADLINE, read).await.is_ok();
-                        let said = if known {
-                            "the key file was read"
-                        } else {
-                            "the key file is being read"
-                        };
-                        Response::Done(said.to_owned())
-                    }
-                    None => Response::Failed("remoted is stopping".to_owned()),
-                }
-            }
+            Request::KeysChanged => match self.read_keys().await {
+                Some(true) => Response::Done("the key file was read".to_owned()),
+                Some(false) => Response::Done("the key file is being read".to_owned()),
+                None => Response::Failed("remoted is stopping".to_owned()),
+            },
             _ => Response::Unknown,
         };
         self.window.settle().await;

@@ -45,6 +45,26 @@ fn policy(settings: &Settings) -> Policy {
     }
 }
 
+/// The policy as the status shows it.
+pub fn in_words(policy: &Policy) -> String {
+    let timeout = policy.limits(None).timeout.as_secs();
+    match policy.sending {
+        None => format!("none sent, disconnected after {timeout} s"),
+        Some(Sending { probe, .. }) => {
+            let probe = match probe {
+                ProbeChoice::Auto => "auto",
+                ProbeChoice::Keepalive => "keepalive",
+                ProbeChoice::Ack => "ack",
+                ProbeChoice::Request => "request",
+            };
+            format!(
+                "{probe} every {} s, disconnected after {timeout} s",
+                policy.interval.as_secs()
+            )
+        }
+    }
+}
+
 fn choice(probe: Probe) -> ProbeChoice {
     match probe {
         Probe::Auto => ProbeChoice::Auto,
@@ -109,6 +129,7 @@ mod tests {
         for settings in [with(None), with(Some(off))] {
             let policy = roster_settings(&settings, "host").policy;
             assert_eq!(policy, Policy::stock(Duration::from_secs(900)));
+            assert_eq!(in_words(&policy), "none sent, disconnected after 900 s");
         }
     }
 
@@ -118,6 +139,7 @@ mod tests {
         assert_eq!(settings.policy.interval, Duration::from_secs(60));
         assert!(settings.policy.sending.is_some());
         assert_eq!(settings.node, "host");
+        assert_eq!(in_words(&settings.policy), "auto every 60 s, disconnected after 180 s");
     }
 
     #[test]

@@ -209,8 +209,12 @@ struct Request {
 }
 
 impl Schedule {
-    /// The agent is there from now on: the first keepalive is due after `first`.
+    /// The agent is there from now on: the first keepalive is due after `first`. One that answered requests before it
+    /// was given up has to do so again: perhaps it was given up because it does not any more.
     pub fn begin(&mut self, now: Millis, first: Duration) {
+        if self.answers == Answers::Yes {
+            self.answers = Answers::Unknown;
+        }
         self.next_send = now + first;
         self.request = None;
         self.unanswered = 0;

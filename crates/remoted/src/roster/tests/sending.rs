@@ -204,3 +204,21 @@ fn a_day_of_thousands_of_agents_is_quiet_and_costs_what_is_due() {
     let minutes: BTreeSet<u64> = stage.sent.iter().map(|(second, _, _)| second / 60).collect();
     assert!(minutes.len() >= 119);
 }
+
+#[test]
+fn slow_agent_that_stops_answering_is_given_up_once_and_not_for_ever() {
+    let mut stage = Stage::with_agents(settings(), &["001"]);
+    stage.answering.insert("001".to_owned());
+    stage.keepalive("001", WAZUH);
+    stage.live(s(1800), s(600), &["001"], WAZUH);
+    stage.told();
+    stage.answering.clear();
+    stage.live(s(7200), s(600), &["001"], WAZUH);
+    assert_eq!(
+        stage.told(),
+        [
+            "001 active>disconnected keepalive_timeout 8",
+            "001 disconnected>active reconnected 3"
+        ]
+    );
+}
