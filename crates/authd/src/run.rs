@@ -17,6 +17,7 @@ use anyhow::Context;
 use muster_config::Auth;
 use muster_proto::paths;
 use muster_service::{FileAccess, Running, Startup, clock, outbox, socket};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -40,6 +41,8 @@ use crate::{
 
 /// Connections that the kernel holds until we accept them.
 const BACKLOG: i32 = 1024;
+/// Descriptors for everything but agents: local clients, control, database, log.
+const OWN_DESCRIPTORS: u64 = 512;
 /// Of directories that daemons share.
 const SHARED_DIRECTORY_MODE: u32 = 0o1770;
 /// What the manager is called when the system does not say.
@@ -64,6 +67,7 @@ pub fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let live = Live::new(&startup.settings, auth, None)?;
+    allow_descriptors(live.auth.limits.max_connections);
     make_directories(&startup.home)?;
     let doors = Doors {
         tls: listen(&mut startup, &live.auth)?,
@@ -80,6 +84,33 @@ pub fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     startup.drop_privileges(FileAccess::new().write(["etc", "queue"]))?;
     let cli = cli.clone();
     startup.run(async move |running| open(running, cli, doors))
+}
+
+/// Room for all connections that may be open, those just told to close, and our own files. What the system does not give
+/// is missing when accepting: then accepting pauses.
+fn allow_descriptors(max_connections: usize) {
+    let wanted = u64::try_from(max_connections)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(2)
+        .saturating_add(OWN_DESCRIPTORS);
+    let raise = || {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        if soft < wanted {
+            setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard)?;
+        }
+        Ok::<_, nix::Error>(wanted.min(hard))
+    };
+    match raise() {
+        Ok(limit) if limit < wanted => {
+            tracing::warn!(
+                limit,
+                wanted,
+                "there may not be enough file descriptors for all connections"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of file descriptors"),
+    }
 }
 
 /// `queue/sockets` and `queue/db`, which a new home may lack. Daemons of several users share them: group and sticky bit

@@ -3,10 +3,15 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::support::{Home, answer};
+
+/// The default.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn idle_connections_from_one_address_do_not_keep_it_out_for_ever() {
@@ -39,6 +44,40 @@ fn another_address_gets_a_place_while_one_holds_them_all() {
     assert!(answer(&mut tls).starts_with("OSSEC K:'001 other "));
     assert_eq!(home.counter("enrollment_connections_evicted_total"), 1);
     drop(idle);
+}
+
+#[test]
+fn five_thousand_idle_connections_keep_no_other_address_out() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(soft.max(8000)), hard).expect("raised");
+    let home = Home::new("");
+    home.write(
+        "etc/ossec.conf",
+        &home
+            .read("etc/ossec.conf")
+            .replace("<local_ip>127.0.0.1</local_ip>", ""),
+    );
+    let daemon = home.start();
+    let idle: Vec<TcpStream> = (0..5000).map(|_| home.tcp()).collect();
+    let start = Instant::now();
+    for number in 0..20 {
+        let mut tls = home.connect_from("127.0.0.2");
+        tls.write_all(format!("OSSEC A:'other-{number}'\n").as_bytes())
+            .expect("sent");
+        assert!(answer(&mut tls).starts_with("OSSEC K:'"));
+    }
+    assert!(
+        start.elapsed() < HANDSHAKE_TIMEOUT,
+        "they were not served before the idle ones went"
+    );
+    drop(idle);
+    let memory = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).expect("read");
+    let peak = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("a peak");
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(kib < 200_000, "{kib} KiB");
 }
 
 #[test]

@@ -212,21 +212,24 @@ impl Home {
         Ok(String::from_utf8(body).expect("UTF-8"))
     }
 
-    /// What the daemon says on its control socket.
-    pub(crate) fn status(&self) -> DaemonStatus {
+    /// What the daemon answers on its control socket.
+    pub(crate) fn ask(&self, request: &Request) -> Response {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime");
         runtime.block_on(async {
-            let mut client = Client::connect(&self.path("queue/muster/authd.ctl"), "test", PATIENCE)
-                .await
-                .expect("connected");
-            let Response::Status(status) = client.ask(&Request::Status).await.expect("answered") else {
-                unreachable!("a status request is answered with a status")
-            };
-            *status
+            let path = self.path("queue/muster/authd.ctl");
+            let mut client = Client::connect(&path, "test", PATIENCE).await.expect("connected");
+            client.ask(request).await.expect("answered")
         })
+    }
+
+    pub(crate) fn status(&self) -> DaemonStatus {
+        let Response::Status(status) = self.ask(&Request::Status) else {
+            unreachable!("a status request is answered with a status")
+        };
+        *status
     }
 
     /// One of the daemon's counters.
