@@ -21,7 +21,7 @@ enum Step {
     ChangeKey(usize),
     Wait(u64),
     Stall(u64),
-    StepWall(i64),
+    MoveWall(i64),
     Reconfigure(u64),
     Restart,
 }
@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => agent().prop_map(Step::ChangeKey),
         6 => (1u64..400).prop_map(Step::Wait),
         1 => (1u64..100_000).prop_map(Step::Stall),
-        1 => any::<i32>().prop_map(|step| Step::StepWall(i64::from(step))),
+        1 => any::<i32>().prop_map(|step| Step::MoveWall(i64::from(step))),
         1 => (1u64..200).prop_map(Step::Reconfigure),
         1 => Just(Step::Restart),
     ]
@@ -154,11 +154,7 @@ fn perform(stage: &mut Stage, witness: &mut Witness, step: &Step) {
                 witness.hear_removal(stage, IDS[*place]);
             }
         }
-        (Step::Enroll(place), _) => {
-            if there(stage, place).is_none() {
-                stage.enroll(&[IDS[*place]]);
-            }
-        }
+        (Step::Enroll(place), _) if there(stage, place).is_none() => stage.enroll(&[IDS[*place]]),
         (Step::ChangeKey(place), _) => {
             if let Some(old) = stage.slots.get(IDS[*place]).cloned() {
                 let line = format!("{} agent-{} any changed", IDS[*place], IDS[*place]);
@@ -173,7 +169,7 @@ fn perform(stage: &mut Stage, witness: &mut Witness, step: &Step) {
         }
         (Step::Wait(seconds), _) => stage.wait(s(*seconds)),
         (Step::Stall(seconds), _) => stage.jump(s(*seconds)),
-        (Step::StepWall(step), _) => stage.now.wall_ms = stage.now.wall_ms.saturating_add_signed(*step),
+        (Step::MoveWall(step), _) => stage.now.wall_ms = stage.now.wall_ms.saturating_add_signed(*step),
         (Step::Reconfigure(seconds), _) => {
             let policy = Policy {
                 interval: s(*seconds),
