@@ -142,7 +142,8 @@ impl Agent {
                 let stream = TcpStream::connect(self.manager)
                     .with_context(|| format!("{} connecting to {}", self.key.name, self.manager))?;
                 stream.set_nodelay(true)?;
-                stream.set_write_timeout(Some(SOON))?;
+                // A manager may leave a connection unread for 20 s.
+                stream.set_write_timeout(Some(3 * SOON))?;
                 Link::Tcp {
                     stream,
                     read: Vec::new(),
@@ -411,6 +412,19 @@ impl Agent {
     pub fn keepalive(&mut self) -> Result<()> {
         let text = self.keepalive_text();
         self.until_acked(text.as_bytes())
+    }
+
+    /// Sends a ping and waits for its pong, which no message but this one causes. What comes before it is taken.
+    pub fn ping(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        self.send_message(b"#ping")?;
+        loop {
+            match self.receive_message(deadline.saturating_duration_since(Instant::now()))? {
+                Some(message) if message == b"#pong" => return Ok(()),
+                Some(message) => self.take(&message)?,
+                None => bail!("{} got no pong", self.key.name),
+            }
+        }
     }
 
     /// Sends keepalives every `pause` until `time` is over, each acknowledged: so the manager sees their rhythm.

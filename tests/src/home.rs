@@ -165,6 +165,11 @@ impl Home {
         )
     }
 
+    /// The same without debugging messages: what they cost would be measured with it.
+    pub fn start_quiet(&self, daemon: &str) -> Result<Daemon> {
+        Daemon::start(daemon, &self.program(&format!("muster-{daemon}")), self.path(), &[])
+    }
+
     /// Runs `muster-control` in this home; what it prints.
     pub fn control(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run_control(arguments)?;

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod analysis;
+pub mod bench;
 pub mod daemon;
 pub mod enroll;
 pub mod home;

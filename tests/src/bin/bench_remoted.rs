@@ -1,0 +1,448 @@
+//! Measures a release build of remoted: `cargo xtask bench remoted`.
+//!
+//! The daemon is a process of its own in a private home; the fleet, whose messages were sealed beforehand, and the
+//! reader in the analysis daemon's place are this process. All share the machine.
+
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use muster_tests::{
+    bench::{
+        fleet::{Fleet, Sealed, read_frame},
+        process::{cpu_time, resident_kib},
+        reader::{Pace, Reader},
+        report::{Report, Row, median},
+    },
+    daemon::Daemon,
+    home::Home,
+};
+use tokio::{io::AsyncWriteExt, runtime, task::JoinSet, time};
+
+/// measure remoted
+#[derive(Parser)]
+struct Options {
+    /// write the figures there, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// measure only these: events, paced, loss, keepalives, memory, reconnect
+    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
+    only: Vec<String>,
+    /// runs of each; the median counts
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// agents of the large fleet
+    #[arg(long, default_value_t = 18_000)]
+    agents: usize,
+}
+
+/// Connections of the measurements of events.
+const CONNECTIONS: usize = 100;
+/// Bytes of an event's frame, its length included.
+const EVENT_LEN: usize = 174;
+/// Different events of each agent, sent again and again.
+const VARIETY: u32 = 64;
+/// Before the clock runs.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// While it runs.
+const MEASURED: Duration = Duration::from_secs(6);
+/// Nothing has come for so long: nothing more will.
+const QUIET: Duration = Duration::from_secs(2);
+
+type Measurement = fn(&Options, &mut Report) -> Result<()>;
+
+const MEASUREMENTS: [(&str, Measurement); 6] = [
+    ("events", events),
+    ("paced", paced_events),
+    ("loss", loss),
+    ("keepalives", keepalives),
+    ("memory", memory),
+    ("reconnect", reconnect),
+];
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let mut report = Report::new("remoted");
+    for (name, measure) in MEASUREMENTS {
+        if options.only.is_empty() || options.only.iter().any(|only| only == name) {
+            measure(&options, &mut report).with_context(|| format!("measuring {name}"))?;
+        }
+    }
+    report.finish(options.json.as_deref())
+}
+
+/// A home, a fleet with keys in it, and a running daemon.
+struct Stage {
+    home: Home,
+    fleet: Fleet,
+    remoted: Daemon,
+}
+
+impl Stage {
+    fn new(agents: usize) -> Result<Self> {
+        let home = Home::with(&["--no-password"])?;
+        // Stock agents' own rhythm, and nothing sent by us.
+        home.set_in("remote", "<manager_keepalive><enabled>no</enabled></manager_keepalive>")?;
+        let fleet = Fleet::new(agents, home.port());
+        fleet.register(home.path())?;
+        let remoted = home.start_quiet("remoted")?;
+        Ok(Self { home, fleet, remoted })
+    }
+
+    fn cpu(&self) -> Result<Duration> {
+        cpu_time(self.remoted.pid())
+    }
+}
+
+/// How fast events are sent.
+#[derive(Clone, Copy)]
+enum Rate {
+    Unlimited,
+    /// Each agent, every so often, one.
+    Every(Duration),
+}
+
+/// Threads that send events.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Load {
+    fn start(fleet: &Fleet, port: u16, rate: Rate) -> Result<Self> {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut threads = Vec::new();
+        for part in fleet.agents.chunks(fleet.agents.len().div_ceil(2)) {
+            let mut senders = Vec::new();
+            for agent in part {
+                senders.push(Sender::new(agent, port)?);
+            }
+            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+            threads.push(thread::spawn(move || match rate {
+                Rate::Unlimited => flood(&mut senders, &stop, &sent),
+                Rate::Every(pause) => pace(&mut senders, pause, &stop, &sent),
+            }));
+        }
+        Ok(Self { stop, sent, threads })
+    }
+
+    /// Stops, and says how many events were handed to the system.
+    fn stop(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow::anyhow!("a sender panicked"))??;
+        }
+        Ok(self.sent.load(Ordering::Relaxed))
+    }
+}
+
+struct Sender {
+    stream: TcpStream,
+    events: Vec<Vec<u8>>,
+    together: Vec<u8>,
+    next: usize,
+}
+
+impl Sender {
+    fn new(agent: &Sealed, port: u16) -> Result<Self> {
+        let events: Vec<Vec<u8>> = (0..VARIETY)
+            .map(|number| agent.event(number, EVENT_LEN))
+            .collect::<Result<_>>()?;
+        let stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            together: events.concat(),
+            events,
+            next: 0,
+        })
+    }
+}
+
+fn flood(senders: &mut [Sender], stop: &AtomicBool, sent: &AtomicU64) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        for sender in &mut *senders {
+            sender.stream.write_all(&sender.together)?;
+            sent.fetch_add(u64::from(VARIETY), Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+fn pace(senders: &mut [Sender], pause: Duration, stop: &AtomicBool, sent: &AtomicU64) -> Result<()> {
+    let step = pause / u32::try_from(senders.len())?;
+    let mut due = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        for sender in &mut *senders {
+            due += step;
+            if let Some(left) = due.checked_duration_since(Instant::now()) {
+                thread::park_timeout(left);
+            }
+            sender.stream.write_all(&sender.events[sender.next])?;
+            sender.next = (sender.next + 1) % sender.events.len();
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+/// Processor time for each event, and events a second, of one run.
+fn run_events(rate: Rate) -> Result<(f64, f64)> {
+    let stage = Stage::new(CONNECTIONS)?;
+    let reader = Reader::listen(stage.home.path(), Pace::Steady)?;
+    let load = Load::start(&stage.fleet, stage.home.port(), rate)?;
+    thread::park_timeout(WARM_UP);
+    let (cpu, count, begun) = (stage.cpu()?, reader.count(), Instant::now());
+    thread::park_timeout(MEASURED);
+    let (cpu, count, took) = (stage.cpu()? - cpu, reader.count() - count, begun.elapsed());
+    load.stop()?;
+    ensure!(count > 0, "no event arrived");
+    let events = as_f64(count);
+    Ok((cpu.as_secs_f64() * 1e6 / events, events / took.as_secs_f64()))
+}
+
+fn events(options: &Options, report: &mut Report) -> Result<()> {
+    let (mut costs, mut rates) = (Vec::new(), Vec::new());
+    for _ in 0..options.runs {
+        let (cost, rate) = run_events(Rate::Unlimited)?;
+        costs.push(cost);
+        rates.push(rate);
+    }
+    report.add(Row {
+        what: "CPU of remoted per event, as many as it takes".into(),
+        value: median(&costs),
+        unit: "µs",
+        target: "5 µs, then lower",
+        stock: "15 µs",
+        runs: costs,
+        conditions: format!("{EVENT_LEN}-byte AES frames, TCP, {CONNECTIONS} connections, a datagram reader"),
+    });
+    report.add(Row {
+        what: "events a second, as many as it takes".into(),
+        value: median(&rates),
+        unit: "/s",
+        target: "",
+        stock: "",
+        runs: rates,
+        conditions: "the same run; senders, remoted and reader share the cores".into(),
+    });
+    Ok(())
+}
+
+fn paced_events(options: &Options, report: &mut Report) -> Result<()> {
+    let mut costs = Vec::new();
+    for _ in 0..options.runs {
+        costs.push(run_events(Rate::Every(Duration::from_millis(20)))?.0);
+    }
+    report.add(Row {
+        what: "CPU of remoted per event, one by one".into(),
+        value: median(&costs),
+        unit: "µs",
+        target: "",
+        stock: "",
+        runs: costs,
+        conditions: format!("{CONNECTIONS} connections with 50 events a second each, evenly spread: a read for each event"),
+    });
+    Ok(())
+}
+
+/// Offered more than the reader takes: what is sent must come, as the senders are slowed down.
+fn loss(options: &Options, report: &mut Report) -> Result<()> {
+    let (mut lost, mut counted, mut sent_events) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..options.runs {
+        let stage = Stage::new(CONNECTIONS)?;
+        let pace = Pace::Bursts {
+            read: Duration::from_millis(300),
+            rest: Duration::from_millis(700),
+        };
+        let reader = Reader::listen(stage.home.path(), pace)?;
+        let load = Load::start(&stage.fleet, stage.home.port(), Rate::Unlimited)?;
+        thread::park_timeout(MEASURED);
+        let sent = load.stop()?;
+        let came = reader.settle(QUIET);
+        sent_events += sent;
+        lost.push(as_f64(sent - came) * 100.0 / as_f64(sent));
+        let dropped = ["full", "no_reader", "too_long"].map(|reason| {
+            let name = format!("remoted_events_dropped_{reason}_total");
+            stage.home.counter("remoted", &name)
+        });
+        let mut sum = 0;
+        for dropped in dropped {
+            sum += dropped?;
+        }
+        counted.push(as_f64(sum));
+    }
+    report.add(Row {
+        what: "events lost when offered more than can be taken".into(),
+        value: median(&lost),
+        unit: "%",
+        target: "none",
+        stock: "95 %",
+        runs: lost,
+        conditions: format!(
+            "TCP, {CONNECTIONS} connections, unlimited senders, a reader that reads 300 ms of every second; {sent_events} \
+             events in all runs, of which {} were counted as dropped",
+            counted.iter().sum::<f64>()
+        ),
+    });
+    Ok(())
+}
+
+/// Agents of the measurement of keepalives; each sends one a second.
+const KEEPALIVE_AGENTS: usize = 2_000;
+
+/// Processor time for each keepalive; `changing` says whether each says something new.
+fn run_keepalives(changing: bool) -> Result<f64> {
+    let stage = Stage::new(KEEPALIVE_AGENTS)?;
+    runtime()?.block_on(async {
+        let connections = stage.fleet.connect().await?;
+        let (rounds, mut tasks) = (8_u32, JoinSet::new());
+        let begun = time::Instant::now() + Duration::from_secs(1);
+        for (number, (mut stream, agent)) in connections.into_iter().zip(stage.fleet.agents.clone()).enumerate() {
+            let frames: Vec<Vec<u8>> = (0..rounds)
+                .map(|round| agent.keepalive(if changing { round + 1 } else { 0 }))
+                .collect();
+            tasks.spawn(async move {
+                let offset = Duration::from_secs_f64(as_f64(number as u64) / as_f64(KEEPALIVE_AGENTS as u64));
+                for (round, frame) in (0..).zip(frames) {
+                    time::sleep_until(begun + offset + Duration::from_secs(1) * round).await;
+                    stream.write_all(&frame).await?;
+                    read_frame(&mut stream).await?;
+                }
+                anyhow::Ok(stream)
+            });
+        }
+        // Neither the first round nor the last belongs to it.
+        time::sleep_until(begun + Duration::from_secs(1)).await;
+        let (cpu, count) = (stage.cpu()?, stage.home.counter("remoted", "remoted_keepalives_total")?);
+        time::sleep_until(begun + Duration::from_secs(u64::from(rounds) - 1)).await;
+        let (cpu, count) = (
+            stage.cpu()? - cpu,
+            stage.home.counter("remoted", "remoted_keepalives_total")? - count,
+        );
+        while let Some(joined) = tasks.join_next().await {
+            joined??;
+        }
+        Ok(cpu.as_secs_f64() * 1e6 / as_f64(count))
+    })
+}
+
+fn keepalives(options: &Options, report: &mut Report) -> Result<()> {
+    for (changing, what) in [(false, "the same text each time"), (true, "another text each time")] {
+        let mut costs = Vec::new();
+        for _ in 0..options.runs {
+            costs.push(run_keepalives(changing)?);
+        }
+        report.add(Row {
+            what: format!("CPU of remoted per keepalive, {what}"),
+            value: median(&costs),
+            unit: "µs",
+            target: "20 µs",
+            stock: "370 µs",
+            runs: costs,
+            conditions: format!(
+                "{KEEPALIVE_AGENTS} TCP agents with one keepalive a second, evenly spread; acknowledgement and database \
+                 write of each included"
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn memory(options: &Options, report: &mut Report) -> Result<()> {
+    let stage = Stage::new(options.agents)?;
+    let before = resident_kib(stage.remoted.pid())?;
+    runtime()?.block_on(async {
+        let connections = stage.fleet.connect().await?;
+        time::sleep(Duration::from_secs(3)).await;
+        let after = resident_kib(stage.remoted.pid())?;
+        let agents = as_f64(connections.len() as u64);
+        report.add(Row {
+            what: "memory per connected idle agent".into(),
+            value: as_f64(after.saturating_sub(before)) / agents,
+            unit: "KiB",
+            target: "8 KiB",
+            stock: "11 KiB",
+            runs: vec![as_f64(after.saturating_sub(before)) / agents],
+            conditions: format!(
+                "resident memory after less before {} agents connected; their keys were loaded before",
+                connections.len()
+            ),
+        });
+        report.add(Row {
+            what: format!("resident memory with {} TCP agents", connections.len()),
+            value: as_f64(after) / 1024.0,
+            unit: "MiB",
+            target: "180 MiB",
+            stock: "",
+            runs: vec![as_f64(after) / 1024.0],
+            conditions: format!("all of it; {:.0} MiB with the keys alone", as_f64(before) / 1024.0),
+        });
+        anyhow::Ok(())
+    })
+}
+
+/// Agents of the reconnect storm.
+const STORM: usize = 10_000;
+
+fn reconnect(options: &Options, report: &mut Report) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..options.runs {
+        let Stage { home, fleet, remoted } = Stage::new(STORM)?;
+        times.push(runtime()?.block_on(async {
+            let connections = fleet.connect().await?;
+            remoted.kill()?;
+            drop(connections);
+            let remoted = home.start_quiet("remoted")?;
+            let begun = Instant::now();
+            let connections = fleet.connect().await?;
+            loop {
+                let status = home.status("remoted")?;
+                let active = status["facts"]
+                    .as_array()
+                    .and_then(|facts| facts.iter().find(|fact| fact[0] == "active"))
+                    .or_else(|| status["facts"].get("active").map(|_| &status["facts"]))
+                    .context("no count of active agents in the status")?;
+                let active = active.get("active").or_else(|| active.get(1)).and_then(|text| text.as_str());
+                if active == Some(STORM.to_string().as_str()) {
+                    break;
+                }
+                time::sleep(Duration::from_millis(50)).await;
+            }
+            let took = begun.elapsed().as_secs_f64();
+            drop((connections, remoted));
+            anyhow::Ok(took)
+        })?);
+    }
+    report.add(Row {
+        what: format!("{STORM} agents reconnect at once"),
+        value: median(&times),
+        unit: "s",
+        target: "10 s",
+        stock: "",
+        runs: times,
+        conditions: "remoted was killed and is back; until every startup and first keepalive is acknowledged and the \
+                     status counts all as active; the fleet's own work is in it"
+            .into(),
+    });
+    Ok(())
+}
+
+fn runtime() -> Result<runtime::Runtime> {
+    Ok(runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+fn as_f64(number: u64) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
