@@ -40,7 +40,9 @@ pub fn command() -> clap::Command {
 
 /// The program.
 pub fn main() -> ExitCode {
-    exit::report("muster-control", run(Cli::parse()))
+    // Daemons inherit what is blocked here.
+    let unblocked = muster_service::signals::unblock().map_err(anyhow::Error::from);
+    exit::report("muster-control", unblocked.and_then(|()| run(Cli::parse())))
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use nix::sys::signal::SigSet;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 /// What a signal asks for.
@@ -12,6 +13,12 @@ pub enum Signal {
     Stop,
     /// HUP: read the configuration again, open the log file anew.
     Reload,
+}
+
+/// Lets every signal through. Whoever started us may have blocked some, and a blocked SIGTERM would never reach us.
+/// Call it first of all, while there is one thread.
+pub fn unblock() -> io::Result<()> {
+    Ok(SigSet::all().thread_unblock()?)
 }
 
 /// The signals of this process, as they come.

@@ -25,6 +25,7 @@ use crate::{
     pid_file::InstanceLock,
     privileges::{self, Identity, Preferred},
     sandbox::{self, FileAccess},
+    signals,
     socket::{self, Bound, Inherited, Permissions},
 };
 
@@ -68,6 +69,7 @@ impl Startup {
     /// no message for a passed `--test-config`. Give it to [`exit::report`](crate::exit::report).
     pub fn begin(daemon: &'static str, common: &Common) -> anyhow::Result<Self> {
         let supervisor = common.supervised.then(getppid);
+        signals::unblock().context("unblocking signals")?;
         umask(Mode::from_bits_truncate(UMASK));
         let program = Program::of(&env::args_os().next().unwrap_or_default(), daemon);
         if background::is_wanted(&program, common) {
@@ -90,7 +92,11 @@ impl Startup {
         if common.test_config {
             // What only the files can tell is for whoever tests, not for each daemon's log at each start.
             let on_disk = muster_config::check(&loaded.settings, muster_config::look_on_disk(&home));
-            loaded.warnings.iter().chain(&on_disk).for_each(|warning| eprintln!("{warning}"));
+            loaded
+                .warnings
+                .iter()
+                .chain(&on_disk)
+                .for_each(|warning| eprintln!("{warning}"));
             return Err(Exit::quiet(DONE).into());
         }
 

@@ -21,7 +21,7 @@ use muster_service::{
     exit, pid_file, sandbox,
 };
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigSet, Signal, kill},
     unistd::{Pid, User, geteuid},
 };
 
@@ -226,6 +226,17 @@ fn daemon_serves_when_it_says_so_and_leaves_nothing_behind_when_it_is_stopped() 
     assert!(running.stop().success());
     assert_eq!(home.names_in("var/run"), ["exampled.lock"]);
     assert!(home.names_in("queue/muster").is_empty());
+}
+
+#[test]
+fn daemon_ends_at_sigterm_even_if_whoever_started_it_had_blocked_that() {
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGTERM);
+    blocked.thread_block().expect("blocked");
+    let home = Home::new();
+    let running = home.start(&[]);
+    blocked.thread_unblock().expect("unblocked");
+    assert!(running.stop().success());
 }
 
 #[test]
