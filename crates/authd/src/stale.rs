@@ -130,6 +130,8 @@ mod tests {
             merged_sum: None,
             config_sum: None,
             labels: Vec::new(),
+            groups: Vec::new(),
+            group_config_status: None,
         }
     }
 

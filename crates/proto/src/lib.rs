@@ -16,6 +16,7 @@
 //! | [`bucket`] | rate limits, with time as a parameter |
 //! | [`event`] | what the manager tells the world: subjects and JSON bodies |
 //! | [`ipc`] | our own frames between our own daemons |
+//! | [`shared`] | groups' files, merged into the one that agents get |
 //! | [`paths`] | where sockets and files lie below the home |
 //!
 //! **It must never** depend on tokio, touch the file system, or know what a daemon does with a value.
@@ -28,4 +29,5 @@ pub mod ipc;
 pub mod keys;
 pub mod local;
 pub mod paths;
+pub mod shared;
 pub mod transport;

@@ -17,6 +17,8 @@ pub const AUTHD_CERT: &str = "etc/sslmanager.cert";
 pub const AUTHD_KEY: &str = "etc/sslmanager.key";
 /// One directory per group.
 pub const SHARED: &str = "etc/shared";
+/// The merged files of agents that have several groups, a directory for each list of groups.
+pub const MULTIGROUPS: &str = "var/multigroups";
 
 /// analysisd's event queue in the Wazuh layout: datagram, stock format.
 pub const ANALYSIS_QUEUE: &str = "queue/sockets/queue";
@@ -30,6 +32,8 @@ pub const KEY_REQUEST_SOCKET: &str = "queue/sockets/krequest";
 pub const REMOTE_SOCKET: &str = "queue/sockets/remote";
 /// Orders to agents: datagram, stock format.
 pub const ACTIVE_RESPONSE_SOCKET: &str = "queue/alerts/ar";
+/// SCA requests to agents: datagram, stock format.
+pub const SCA_SOCKET: &str = "queue/alerts/cfgarq";
 
 /// The directory of our own sockets.
 pub const MUSTER_SOCKETS: &str = "queue/muster";
@@ -42,6 +46,8 @@ pub const RIDS: &str = "queue/rids";
 pub const AGENTS_DB: &str = "queue/db/agents.db";
 /// authd's store of registration times, groups, and events not yet taken by natsd (SQLite).
 pub const ENROLLMENT_DB: &str = "queue/db/enrollment.db";
+/// keypolld's store of events not yet taken by natsd (SQLite).
+pub const KEYPOLL_DB: &str = "queue/db/keypoll.db";
 /// Registration times in the stock text format, kept for stock readers.
 pub const AGENTS_TIMESTAMP: &str = "queue/agents-timestamp";
 /// natsd's spool.

@@ -364,6 +364,12 @@ impl Roster {
                 let Some(place) = self.find(&slot) else { return };
                 self.on_answer(place, &counter, &body, out);
             }
+            News::Shared { slot, shared } => {
+                let Some(place) = self.find(&slot) else { return };
+                if self.table.get_mut(place).is_some_and(|agent| agent.set_shared(shared)) {
+                    self.mark_dirty(place);
+                }
+            }
         }
     }
 

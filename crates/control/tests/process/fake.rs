@@ -150,6 +150,8 @@ fn agent(number: u32) -> AgentInfo {
         merged_sum: None,
         config_sum: None,
         labels: Vec::new(),
+        groups: Vec::new(),
+        group_config_status: None,
     }
 }
 

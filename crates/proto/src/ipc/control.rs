@@ -39,12 +39,55 @@ pub enum Request {
         /// How many past events.
         backlog: u32,
     },
+    /// keypolld: what a request would give, without registering anything. It asks the operator's source, so it is no
+    /// mere reading. Answer: [`Response::KeyPoll`].
+    KeyPollTry {
+        /// `id` or `ip`.
+        lookup: String,
+        /// The id or address.
+        value: String,
+    },
+    /// authd: the groups of the agents whose id, as text, is greater than `after`, at most `limit` of them.
+    /// Answer: [`Response::Groups`].
+    Groups {
+        /// Where the last page ended.
+        after: Option<AgentId>,
+        /// The largest page wanted; none at all asks for the version only.
+        limit: u32,
+    },
+    /// authd: change the groups of agents. Answer: [`Response::Groups`] with what these agents have now, those left
+    /// out that authd does not know; or [`Response::Failed`].
+    SetGroups {
+        /// Whose, at most [`MAX_GROUP_CHANGES`].
+        agents: Vec<AgentId>,
+        /// Which groups, in their order.
+        groups: Vec<String>,
+        /// How.
+        mode: GroupMode,
+    },
+}
+
+/// The most agents of one [`Request::SetGroups`].
+pub const MAX_GROUP_CHANGES: usize = 1000;
+
+/// What becomes of the groups that an agent has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupMode {
+    /// They stay; only who has none gets the new ones. This is what remoted does at the first keepalive.
+    EmptyOnly,
+    /// They go.
+    Override,
+    /// They stay, and the new ones come behind them.
+    Append,
+    /// Those named go.
+    Remove,
 }
 
 impl Request {
     /// Whether any peer that may open the socket may ask this; the others are for root and the daemon's own user.
     /// A new request changes things until it is listed here. `KeysChanged` only makes remoted look earlier at a file
-    /// that it watches anyway, and comes from authd, which has another user.
+    /// that it watches anyway, and comes from authd, which has another user. Groups for agents that have none are asked
+    /// for by remoted, again another user, and take nothing away from anybody.
     pub fn only_reads(&self) -> bool {
         matches!(
             self,
@@ -54,6 +97,11 @@ impl Request {
                 | Self::Liveness(_)
                 | Self::FollowEvents { .. }
                 | Self::KeysChanged
+                | Self::Groups { .. }
+                | Self::SetGroups {
+                    mode: GroupMode::EmptyOnly,
+                    ..
+                }
         )
     }
 }
@@ -82,6 +130,26 @@ pub enum Response {
     Liveness(Option<Liveness>),
     /// One event that natsd took.
     Event(Box<PublishedEvent>),
+    /// What a look-up of a key gave.
+    KeyPoll(Box<KeyPollReport>),
+    /// Groups of agents, in the order of their ids as text.
+    Groups {
+        /// This page.
+        agents: Vec<AgentGroups>,
+        /// Whether another page follows.
+        more: bool,
+        /// Another number than before: groups have changed, or authd was restarted.
+        version: u64,
+    },
+}
+
+/// The groups of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentGroups {
+    /// Whose.
+    pub id: AgentId,
+    /// In their order; none = it gets one when it is first heard.
+    pub groups: Vec<String>,
 }
 
 /// How a daemon is.
@@ -178,6 +246,10 @@ pub struct AgentInfo {
     pub config_sum: Option<String>,
     /// Labels, as `key:value` lines with their `#` and `!` marks.
     pub labels: Vec<String>,
+    /// Its groups, as remoted knows them; none before its first keepalive.
+    pub groups: Vec<String>,
+    /// `synced` when the agent has its groups' file, `not synced` when not; `None` before its first keepalive.
+    pub group_config_status: Option<String>,
 }
 
 /// What an agent reports of its operating system.
@@ -201,6 +273,42 @@ pub struct OsInfo {
     pub arch: Option<String>,
     /// The whole uname line.
     pub uname: Option<String>,
+}
+
+/// What a look-up of a key gave. The key itself is never in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPollReport {
+    /// `id` or `ip`.
+    pub lookup: String,
+    /// The id or address.
+    pub value: String,
+    /// `found`, or why not: `not_found`, `source_error`, `malformed`, `other_agent`, `timed_out`, `source_failed`.
+    pub outcome: String,
+    /// The same for people; empty when an agent was found.
+    pub reason: String,
+    /// The source that answered: `socket` or `exec_path`.
+    pub source: Option<String>,
+    /// How long the sources took.
+    pub duration_ms: u64,
+    /// What went wrong on the way, such as a socket that nobody listens at.
+    pub errors: Vec<String>,
+    /// The agent.
+    pub agent: Option<KeyPollAgent>,
+}
+
+/// An agent that a key source knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPollAgent {
+    /// Id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Registered address.
+    pub ip: String,
+    /// How many characters its key has.
+    pub key_length: u32,
+    /// What authd has: `nothing`, `the same`, `another`, or `unknown` when it could not be asked.
+    pub registered: String,
 }
 
 /// An event as natsd took it.

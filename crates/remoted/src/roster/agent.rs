@@ -100,6 +100,24 @@ pub struct Inventory {
     pub config_sum: Option<String>,
     /// The address that it reports.
     pub reported_ip: Option<String>,
+    /// What it is to have, and whether it has it.
+    pub shared: SharedState,
+}
+
+/// An agent's groups, and whether it has their files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SharedState {
+    /// Its groups, in their order.
+    pub groups: Vec<String>,
+    /// Whether its merged file is the one that its groups have now; `None` before that was looked at.
+    pub synced: Option<bool>,
+}
+
+impl SharedState {
+    /// The word in lists and stock databases.
+    pub fn word(&self) -> Option<&'static str> {
+        self.synced.map(|synced| if synced { "synced" } else { "not synced" })
+    }
 }
 
 impl Inventory {
@@ -123,6 +141,7 @@ impl Inventory {
             merged_sum: keepalive.merged_sum.clone(),
             config_sum: keepalive.config_sum.clone(),
             reported_ip: keepalive.agent_ip.clone(),
+            shared: before.shared.clone(),
         }
     }
 
@@ -238,6 +257,16 @@ impl Agent {
         }
     }
 
+    /// What it is to have of its groups, and whether it has it. Says whether that is news.
+    pub(crate) fn set_shared(&mut self, shared: SharedState) -> bool {
+        let is_news = self.inventory.shared != shared;
+        if is_news {
+            Arc::make_mut(&mut self.inventory).shared = shared;
+            self.inventory_stored = false;
+        }
+        is_news
+    }
+
     /// When its silence began.
     pub(crate) fn heard(&self) -> Millis {
         self.slot.heard().max(self.floor)
@@ -345,6 +374,8 @@ impl Agent {
             merged_sum: self.inventory.merged_sum.clone(),
             config_sum: self.inventory.config_sum.clone(),
             labels: self.inventory.labels.clone(),
+            groups: self.inventory.shared.groups.clone(),
+            group_config_status: self.inventory.shared.word().map(str::to_owned),
         }
     }
 

@@ -6,6 +6,7 @@ use muster_proto::transport::keepalive::Keepalive;
 use thiserror::Error;
 
 use super::{AgentSlot, Millis, Protocol};
+use crate::roster::agent::SharedState;
 
 /// How a startup was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +103,13 @@ pub enum News {
         counter: String,
         /// All behind it.
         body: Vec<u8>,
+    },
+    /// What an agent is to have of its groups, and whether it has it: told after a keepalive when it has changed.
+    Shared {
+        /// Who.
+        slot: Arc<AgentSlot>,
+        /// What.
+        shared: SharedState,
     },
 }
 

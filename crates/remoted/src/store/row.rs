@@ -10,7 +10,10 @@ use muster_proto::{
 use rusqlite::{Row as SqlRow, types::Type};
 use serde::{Deserialize, Serialize};
 
-use crate::{roster::agent::Inventory, slot::Protocol};
+use crate::{
+    roster::agent::{Inventory, SharedState},
+    slot::Protocol,
+};
 
 /// An agent as it is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +71,11 @@ pub(super) struct Details {
     os: Option<OsInfo>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     labels: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    /// `synced` or `not synced`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group_config_status: Option<String>,
 }
 
 impl Details {
@@ -75,6 +83,8 @@ impl Details {
         let details = Self {
             os: inventory.os.clone(),
             labels: inventory.labels.clone(),
+            groups: inventory.shared.groups.clone(),
+            group_config_status: inventory.shared.word().map(str::to_owned),
         };
         serde_json::to_string(&details).unwrap_or_default()
     }
@@ -99,6 +109,10 @@ pub(super) fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
         merged_sum: row.get(3)?,
         config_sum: row.get(4)?,
         reported_ip: row.get(5)?,
+        shared: SharedState {
+            groups: details.groups,
+            synced: details.group_config_status.map(|word| word == "synced"),
+        },
     };
     Ok(Row {
         id: AgentId::new(row.get_ref(0)?.as_str()?),

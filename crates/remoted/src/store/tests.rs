@@ -8,7 +8,10 @@ use muster_proto::{
 };
 
 use super::*;
-use crate::{roster::agent::Inventory, slot::Protocol};
+use crate::{
+    roster::agent::{Inventory, SharedState},
+    slot::Protocol,
+};
 
 struct Home(tempfile::TempDir);
 
@@ -52,6 +55,10 @@ fn row(id: &str, status: AgentStatus) -> Row {
             merged_sum: Some("x".to_owned()),
             config_sum: None,
             reported_ip: Some("10.0.0.9".to_owned()),
+            shared: SharedState {
+                groups: vec!["default".to_owned(), "web".to_owned()],
+                synced: Some(false),
+            },
         })),
         liveness: LivenessRow {
             status,
