@@ -5,11 +5,14 @@ use std::{
     env, fs,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{self, stream};
+use futures_util::StreamExt as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,6 +23,8 @@ use crate::{
 
 /// The stream of status changes and enrollments.
 pub const STATE: &str = "MUSTER_STATE";
+/// The stream of log lines.
+pub const ARCHIVES: &str = "MUSTER_ARCHIVES";
 /// The stream of keepalives.
 pub const KEEPALIVE: &str = "MUSTER_KEEPALIVE";
 
@@ -42,6 +47,18 @@ impl Stored {
         serde_json::from_str(&self.body).with_context(|| format!("{} holds {}", self.subject, self.body))
     }
 }
+
+/// A message as a subscriber gets it.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Its subject.
+    pub subject: String,
+    /// Its body.
+    pub body: String,
+}
+
+/// Messages that a test has not looked at; beyond them the subscriber waits.
+const MAX_WAITING: usize = 4096;
 
 /// A server with JetStream and an empty store; it ends when dropped.
 pub struct Nats {
@@ -104,6 +121,7 @@ impl Nats {
     pub fn create_streams(&mut self) -> Result<()> {
         let prefix = "wazuh.xdr";
         let streams = [
+            (ARCHIVES, vec![format!("{prefix}.archives.*")]),
             (
                 KEEPALIVE,
                 vec![
@@ -137,6 +155,39 @@ impl Nats {
             }
             Ok(())
         })
+    }
+
+    /// Everything published below a subject from now on, streams or not, until the server ends.
+    pub fn subscribe(&self, subject: &str) -> Result<Receiver<Published>> {
+        let (sender, receiver) = sync_channel(MAX_WAITING);
+        let (ready, subscribed) = sync_channel(1);
+        let (url, subject) = (self.url(), subject.to_owned());
+        thread::spawn(move || -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let client = async_nats::connect(url).await?;
+                let mut messages = client.subscribe(subject).await?;
+                client.flush().await?;
+                ready.send(())?;
+                while let Some(message) = messages.next().await {
+                    let body = String::from_utf8_lossy(&message.payload).into_owned();
+                    if sender
+                        .send(Published {
+                            subject: message.subject.to_string(),
+                            body,
+                        })
+                        .is_err()
+                    {
+                        break;
+                    }
+                }
+                Ok(())
+            })
+        });
+        subscribed
+            .recv_timeout(SOON)
+            .context("the subscription does not stand")?;
+        Ok(receiver)
     }
 
     /// Everything that a stream holds, in order.

@@ -5,7 +5,7 @@ use muster_tests::{
     agent::{Agent, Carrier, Family},
     home::Home,
     live::{Life, Live},
-    nats::{KEEPALIVE, Nats, STATE, Stored},
+    nats::{ARCHIVES, KEEPALIVE, Nats, STATE, Stored},
     wait::{self, SOON},
 };
 
@@ -170,5 +170,49 @@ fn without_a_server_the_events_are_followed_from_the_spool() -> Result<()> {
     let event = home.follow_events(|event| event["subject"] == "wazuh.xdr.agent.001.enrolled")?;
     assert_eq!(event["body"]["enrollment"]["agent_name"], "web-01");
     assert!(!event.to_string().contains(&key.key), "an event holds a key");
+    Ok(())
+}
+
+#[test]
+fn without_a_stream_events_go_out_all_the_same() -> Result<()> {
+    let nats = Nats::without_streams()?;
+    let published = nats.subscribe("wazuh.xdr.>")?;
+    let home = Home::publishing_to(&nats.url())?;
+    let _natsd = home.start("natsd")?;
+    let _authd = home.start("authd")?;
+    home.enroll("web-01")?;
+    wait::until("the enrollment is published", SOON, || {
+        Ok(published
+            .try_iter()
+            .find(|message| message.subject == "wazuh.xdr.agent.001.enrolled"))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn log_lines_are_published_when_archives_are_asked_for() -> Result<()> {
+    let nats = Nats::start()?;
+    let home = Home::publishing_to(&nats.url())?;
+    home.set_in("remote", "<archives>yes</archives>")?;
+    let _natsd = home.start("natsd")?;
+    let _authd = home.start("authd")?;
+    let _remoted = home.start("remoted")?;
+    let mut agent = Agent::new(home.enroll("web-01")?, Family::WazuhAes, Carrier::Tcp, home.port());
+    agent.hello_until_heard(SOON)?;
+    let line = "Nov 21 08:03:10 web-01 sshd[4243]: Failed password for root from 203.0.113.7 port 50022 ssh2";
+    agent.event(&format!("1:/var/log/auth.log:{line}"))?;
+    let archived = nats.wait_for(ARCHIVES, "the line is archived", |stored| {
+        stored.body.contains("Failed password")
+    })?;
+    assert_eq!(archived.subject, "wazuh.xdr.archives.001");
+    let body = archived.json()?;
+    assert_eq!(body["agent"]["id"], "001");
+    assert_eq!(body["agent"]["name"], "web-01");
+    assert_eq!(body["location"], "/var/log/auth.log");
+    assert_eq!(body["full_log"], line);
+    assert!(
+        body["manager"]["name"].is_string() && body["timestamp"].is_string(),
+        "{body}"
+    );
     Ok(())
 }

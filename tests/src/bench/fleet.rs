@@ -74,8 +74,15 @@ impl Sealed {
     /// An event of which the frame, with its length in front, has so many bytes.
     pub fn event(&self, number: u32, frame_len: usize) -> Result<Vec<u8>> {
         let text = |padding: usize| {
-            let filler: String = (0..padding)
-                .map(|at| char::from(b'a' + u8::try_from((at * 7 + number as usize) % 26).unwrap_or(0)))
+            let filler = wire::hex_md5(&number.to_le_bytes()).repeat(frame_len / 16);
+            // Letters in no order, so that the length grows with each of them.
+            let filler: String = filler
+                .bytes()
+                .scan(number, |state, byte| {
+                    *state = state.wrapping_mul(1_103_515_245).wrapping_add(12_345 + u32::from(byte));
+                    Some(char::from(b'a' + u8::try_from((*state >> 16) % 26).unwrap_or(0)))
+                })
+                .take(padding)
                 .collect();
             format!("1:/var/log/auth.log:sshd[{number}]: Accepted publickey for {filler}")
         };

@@ -143,7 +143,10 @@ fn new_key(options: &Options, report: &mut Report) -> Result<()> {
             let begun = Instant::now();
             let mut agent = Agent::new(key, Family::WazuhAes, Carrier::Tcp, home.port());
             while agent.hello().is_err() {
-                ensure!(begun.elapsed() < Duration::from_secs(30), "remoted does not take a new key");
+                ensure!(
+                    begun.elapsed() < Duration::from_secs(30),
+                    "remoted does not take a new key"
+                );
                 thread::park_timeout(RETRY);
             }
             slowest = slowest.max(begun.elapsed());

@@ -252,7 +252,9 @@ fn paced_events(options: &Options, report: &mut Report) -> Result<()> {
         target: "",
         stock: "",
         runs: costs,
-        conditions: format!("{CONNECTIONS} connections with 50 events a second each, evenly spread: a read for each event"),
+        conditions: format!(
+            "{CONNECTIONS} connections with 50 events a second each, evenly spread: a read for each event"
+        ),
     });
     Ok(())
 }
@@ -414,7 +416,10 @@ fn reconnect(options: &Options, report: &mut Report) -> Result<()> {
                     .and_then(|facts| facts.iter().find(|fact| fact[0] == "active"))
                     .or_else(|| status["facts"].get("active").map(|_| &status["facts"]))
                     .context("no count of active agents in the status")?;
-                let active = active.get("active").or_else(|| active.get(1)).and_then(|text| text.as_str());
+                let active = active
+                    .get("active")
+                    .or_else(|| active.get(1))
+                    .and_then(|text| text.as_str());
                 if active == Some(STORM.to_string().as_str()) {
                     break;
                 }
