@@ -110,6 +110,10 @@ pub const KEY_REQUEST_DEADLINE: Duration = Duration::from_secs(2 * MINUTE);
 pub const KEY_REQUEST_BREAKER_FAILURES: u32 = 10;
 /// A database restart takes about so long.
 pub const KEY_REQUEST_BREAKER_PAUSE: Duration = Duration::from_secs(30);
+/// A hundred times what an answer needs, so that words behind it do no harm.
+pub const KEY_REQUEST_MAX_OUTPUT: u64 = 64 << 10;
+/// An interpreter with a database driver needs a tenth of it.
+pub const KEY_REQUEST_MAX_MEMORY: u64 = 1 << 30;
 
 // ---- <nats> ----
 

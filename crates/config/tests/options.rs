@@ -331,7 +331,7 @@ fn rows() -> Vec<Row> {
         ("agentless/run_command", &["ls"], &[""]),
     ];
     // Both homes of the key request have the same options.
-    let request: [(&str, &'static [&'static str], &'static [&'static str]); 13] = [
+    let request: [(&str, &'static [&'static str], &'static [&'static str]); 15] = [
         ("enabled", BOOL.0, BOOL.1),
         (
             "exec_path",
@@ -352,6 +352,8 @@ fn rows() -> Vec<Row> {
         ("deadline", &["1s", "1d"], &["0", "2d", ""]),
         ("breaker_failures", &["1", "1000000"], &["0", ""]),
         ("breaker_pause", &["1s", "1d"], &["0", "2d", ""]),
+        ("max_output", &["1KB", "64MB"], &["0", "1023", "65MB", ""]),
+        ("max_memory", &["64MB", "1TB"], &["0", "63MB", "2TB", ""]),
     ];
     for (name, good, bad) in request {
         for parent in ["auth/key_request", "wodle"] {

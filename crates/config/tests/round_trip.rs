@@ -174,17 +174,19 @@ fn key_request() -> impl Strategy<Value = KeyRequest> {
         seconds(1, 86_400),
     );
     let counts = (1u16..=32, 1u32..=220_000, 1u32..1000);
+    let sizes = (1u64 << 10..=64 << 20, 64u64 << 20..=1 << 40);
     (
         any::<bool>(),
         texts,
         times,
         counts,
+        sizes,
         rate(),
         rate(),
         any::<Option<bool>>(),
     )
         .prop_map(
-            |(enabled, texts, times, counts, rate_per_address, rate_total, force_insert)| KeyRequest {
+            |(enabled, texts, times, counts, sizes, rate_per_address, rate_total, force_insert)| KeyRequest {
                 enabled,
                 exec_path: texts.0,
                 socket: texts.1.map(Into::into),
@@ -196,6 +198,8 @@ fn key_request() -> impl Strategy<Value = KeyRequest> {
                 threads: counts.0,
                 queue_size: counts.1,
                 breaker_failures: counts.2,
+                max_output: sizes.0,
+                max_memory: sizes.1,
                 rate_per_address,
                 rate_total,
                 force_insert,

@@ -146,6 +146,12 @@ impl Answer {
     }
 }
 
+/// The key in what a source has written, good or bad: it must not get into a log.
+pub fn key_in(bytes: &[u8]) -> Option<Secret> {
+    let key = Raw::first(bytes)?.data?.key?;
+    Some(Secret::new(key.into_owned()))
+}
+
 fn checked_address(text: &str) -> Result<RegisteredAddress, Unusable> {
     // Behind `!` a key line would count as removed.
     if text.len() > MAX_ADDRESS_LEN || text.starts_with('!') {

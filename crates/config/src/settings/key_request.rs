@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Rate, auth::rate};
 use crate::{
-    kind::{maybe, number, path, seconds, span, text, word, yes_no},
+    kind::{bytes, maybe, number, path, seconds, span, text, word, yes_no},
     limits,
     walk::{Block, Walk},
 };
@@ -47,6 +47,10 @@ pub struct KeyRequest {
     /// How long a source that is down is left alone.
     #[serde(serialize_with = "crate::json::seconds")]
     pub breaker_pause: Duration,
+    /// Bytes that one look-up may be answered with.
+    pub max_output: u64,
+    /// Bytes of memory that one process of the command may write to.
+    pub max_memory: u64,
 }
 
 impl Default for KeyRequest {
@@ -66,6 +70,8 @@ impl Default for KeyRequest {
             deadline: limits::KEY_REQUEST_DEADLINE,
             breaker_failures: limits::KEY_REQUEST_BREAKER_FAILURES,
             breaker_pause: limits::KEY_REQUEST_BREAKER_PAUSE,
+            max_output: limits::KEY_REQUEST_MAX_OUTPUT,
+            max_memory: limits::KEY_REQUEST_MAX_MEMORY,
         }
     }
 }
@@ -107,6 +113,8 @@ impl KeyRequest {
         walk.own("deadline", span(1, DAY), &mut self.deadline);
         walk.own("breaker_failures", number(1, 1_000_000), &mut self.breaker_failures);
         walk.own("breaker_pause", span(1, DAY), &mut self.breaker_pause);
+        walk.own("max_output", bytes(1 << 10, 64 << 20), &mut self.max_output);
+        walk.own("max_memory", bytes(64 << 20, 1 << 40), &mut self.max_memory);
         if self.enabled && self.exec_path.is_none() && self.socket.is_none() {
             walk.warning("", "there is neither <socket> nor <exec_path>: each look-up will fail");
         }
