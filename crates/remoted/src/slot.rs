@@ -13,7 +13,7 @@ use std::{
     ops::Add,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -26,9 +26,13 @@ use muster_proto::{
 };
 use nix::time::{ClockId, clock_gettime};
 
+mod counts;
 mod news;
 
-pub use self::news::{Courier, News, SendError, StartupOutcome};
+pub use self::{
+    counts::{Counts, Message},
+    news::{Courier, News, SendError, StartupOutcome},
+};
 
 /// How much of the derived keys depends on the key alone.
 const AES_KEY_LEN: usize = 32;
@@ -179,6 +183,11 @@ pub struct AgentSlot {
     revival_told: AtomicBool,
     form: AtomicU8,
     family: AtomicU8,
+    /// Major and minor number of its version, 0 while unknown.
+    release: AtomicU32,
+    /// A file is on its way to it.
+    receives_file: AtomicBool,
+    counts: Counts,
     owner: AtomicU64,
     route: Mutex<Option<Route>>,
     received: AtomicU64,
@@ -204,6 +213,9 @@ impl AgentSlot {
             revival_told: AtomicBool::new(false),
             form: AtomicU8::new(form_code(CryptoForm::Blowfish)),
             family: AtomicU8::new(0),
+            release: AtomicU32::new(0),
+            receives_file: AtomicBool::new(false),
+            counts: Counts::default(),
             owner: AtomicU64::new(0),
             route: Mutex::new(None),
             received: AtomicU64::new(0),
@@ -237,6 +249,9 @@ impl AgentSlot {
             new.heard.store(old.heard.load(Ordering::Relaxed), Ordering::Relaxed);
             new.form.store(old.form.load(Ordering::Relaxed), Ordering::Relaxed);
             new.family.store(old.family.load(Ordering::Relaxed), Ordering::Relaxed);
+            new.release.store(old.release.load(Ordering::Relaxed), Ordering::Relaxed);
+            new.receives_file
+                .store(old.receives_file.load(Ordering::Relaxed), Ordering::Relaxed);
             if let Some(route) = old.route() {
                 new.bind(route);
             }
@@ -307,6 +322,37 @@ impl AgentSlot {
             Family::Ossec => 2,
         };
         self.family.store(code, Ordering::Relaxed);
+    }
+
+    /// Major and minor number of the version that it named, if it named one.
+    pub fn release(&self) -> Option<(u16, u16)> {
+        let packed = self.release.load(Ordering::Relaxed);
+        (packed != 0).then_some(((packed >> 16) as u16, (packed & 0xffff) as u16))
+    }
+
+    /// It names its version: `v4.14.7`, `Wazuh v4.14.7`, `OSSEC HIDS v4.2.0`. One without numbers says nothing.
+    pub(crate) fn set_version(&self, version: &str) {
+        let numbers = version.rsplit('v').next().unwrap_or_default();
+        let mut numbers = numbers.split('.').map(str::parse::<u16>);
+        if let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) {
+            let packed = (u32::from(major) << 16) | u32::from(minor);
+            self.release.store(packed, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a file is on its way to it: until it has arrived, only messages may be sent that do not destroy it.
+    pub fn receives_file(&self) -> bool {
+        self.receives_file.load(Ordering::Relaxed)
+    }
+
+    /// Whoever sends the file says when it begins and when it has ended, however it ended.
+    pub fn set_receives_file(&self, receives: bool) {
+        self.receives_file.store(receives, Ordering::Relaxed);
+    }
+
+    /// Messages from it and to it, by kind.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Where answers go, if the agent has said a control message that binds and its connection is still there.
