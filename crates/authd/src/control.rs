@@ -1,11 +1,16 @@
-//! `queue/muster/authd.ctl`: status and reload.
+//! `queue/muster/authd.ctl`: status, reload, and the groups of agents.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use muster_proto::ipc::control::{DaemonStatus, QueueStatus};
+use muster_proto::{
+    agent::AgentId,
+    enrollment::{Rejection, group::MAX_GROUPS},
+    ipc::control::{DaemonStatus, GroupMode, MAX_GROUP_CHANGES, QueueStatus, Request, Response},
+};
 use muster_service::{
     Reloader,
-    control::{Handler, StatusSource},
+    control::{Answer, Handler, StatusSource},
+    ipc::Peer,
     outbox,
 };
 use tokio::sync::watch;
@@ -15,8 +20,9 @@ use crate::{
     admission::Admission,
     cli::Cli,
     enroll::Enroller,
+    groups,
     live::{Live, Password},
-    store,
+    store::{self, GroupsOutcome, GroupsPage, StoreGone},
 };
 
 /// Answers on the control socket.
@@ -125,6 +131,49 @@ impl Handler for Control {
                 needs_restart.join(", ")
             ),
         })
+    }
+
+    async fn handle(&self, request: Request, _: Peer) -> Answer {
+        match request {
+            Request::Groups { after, limit } => self.groups(after, limit).await,
+            Request::SetGroups { agents, groups, mode } => self.set_groups(agents, groups, mode).await,
+            _ => Response::Unknown,
+        }
+        .into()
+    }
+}
+
+/// Agents of one page of groups.
+const MAX_GROUPS_PAGE: u32 = 5000;
+
+impl Control {
+    async fn groups(&self, after: Option<AgentId>, limit: u32) -> Response {
+        let limit = limit.min(MAX_GROUPS_PAGE) as usize;
+        answer(self.enroller.store().groups(after, limit).await)
+    }
+
+    async fn set_groups(&self, agents: Vec<AgentId>, named: Vec<String>, mode: GroupMode) -> Response {
+        if agents.len() > MAX_GROUP_CHANGES {
+            return Response::Failed(format!("more than {MAX_GROUP_CHANGES} agents at once"));
+        }
+        // A group that is gone must still be taken from its agents.
+        let exists = |group: &str| mode == GroupMode::Remove || groups::has_directory(group);
+        if let Err(rejection) = groups::check(&named, exists) {
+            return Response::Failed(match rejection {
+                Rejection::UnknownGroup(group) => format!("there is no group {group}"),
+                Rejection::TooManyGroups => format!("more than {MAX_GROUPS} groups"),
+                _ => "a group's name may have letters, digits, '_', '.' and '-' only".to_owned(),
+            });
+        }
+        answer(self.enroller.store().set_groups(agents, named, mode).await)
+    }
+}
+
+fn answer(outcome: Result<GroupsOutcome, StoreGone>) -> Response {
+    match outcome {
+        Ok(Ok(GroupsPage { agents, more, version })) => Response::Groups { agents, more, version },
+        Ok(Err(error)) => Response::Failed(format!("{:#}", anyhow::Error::new(error))),
+        Err(gone) => Response::Failed(gone.to_string()),
     }
 }
 

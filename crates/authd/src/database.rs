@@ -5,12 +5,20 @@
 
 use std::{collections::HashMap, path::Path};
 
-use muster_proto::{agent::AgentId, event::Event};
+use muster_proto::{
+    agent::AgentId,
+    enrollment::{Rejection, group},
+    event::Event,
+    ipc::control::{AgentGroups, GroupMode},
+};
 use muster_service::outbox::{self, OutboxError};
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use thiserror::Error;
 
-use crate::change::{Agent, Change};
+use crate::{
+    change::{Agent, Change},
+    groups,
+};
 
 /// The form of the tables.
 const SCHEMA_VERSION: i64 = 1;
@@ -37,7 +45,13 @@ pub enum DatabaseError {
     /// A later release has been here.
     #[error("the database has form {0}, this release knows {SCHEMA_VERSION}; use the newer release again")]
     TooNew(i64),
+    /// An agent would be in too many groups.
+    #[error("agent {0} would be in more than {max} groups", max = group::MAX_GROUPS)]
+    TooManyGroups(AgentId),
 }
+
+/// Bytes of groups in one page, so that it fits a frame whatever their names are.
+const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
 /// The database.
 pub struct Database {
@@ -97,6 +111,58 @@ impl Database {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The groups of at most `limit` agents behind `after`, by id as text, and whether more follow.
+    pub fn groups(&self, after: Option<&AgentId>, limit: usize) -> Result<(Vec<AgentGroups>, bool), DatabaseError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT id, groups FROM agents WHERE id > ?1 ORDER BY id")?;
+        let mut rows = statement.query([after.map_or("", AgentId::as_str)])?;
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            if page.len() == limit || bytes > MAX_PAGE_BYTES {
+                return Ok((page, true));
+            }
+            let list = row.get_ref(1)?.as_str().unwrap_or_default();
+            bytes += list.len();
+            page.push(AgentGroups {
+                id: AgentId::new(row.get_ref(0)?.as_str().unwrap_or_default()),
+                groups: group::distinct(list),
+            });
+        }
+        Ok((page, false))
+    }
+
+    /// Changes the groups of agents, all or none. Gives what they have then; those that have no row are left out.
+    pub fn set_groups(
+        &mut self,
+        agents: &[AgentId],
+        named: &[String],
+        mode: GroupMode,
+    ) -> Result<Vec<AgentGroups>, DatabaseError> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut after = Vec::with_capacity(agents.len());
+        for id in agents {
+            let list = transaction
+                .prepare_cached("SELECT groups FROM agents WHERE id = ?1")?
+                .query_row([id.as_str()], |row| row.get::<_, String>(0))
+                .optional()?;
+            let Some(list) = list else { continue };
+            let current = group::distinct(&list);
+            let groups = groups::change(&current, named, mode)
+                .map_err(|_: Rejection| DatabaseError::TooManyGroups(id.clone()))?;
+            if groups != current {
+                transaction
+                    .prepare_cached("UPDATE agents SET groups = ?2 WHERE id = ?1")?
+                    .execute(params![id.as_str(), groups.join(",")])?;
+            }
+            after.push(AgentGroups { id: id.clone(), groups });
+        }
+        transaction.commit()?;
+        Ok(after)
+    }
+
     /// Puts changes and events into a transaction that is still to be committed.
     pub fn stage(&mut self, changes: &[Change], events: &[Event]) -> Result<Transaction<'_>, DatabaseError> {
         let transaction = self
@@ -104,9 +170,8 @@ impl Database {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         for change in changes {
             match change {
-                Change::Enrolled(agent) | Change::KeyRotated(agent) | Change::Renamed(agent) => {
-                    upsert(&transaction, agent)?
-                }
+                Change::Enrolled(agent) => upsert(&transaction, agent, OldGroups::Go)?,
+                Change::KeyRotated(agent) | Change::Renamed(agent) => upsert(&transaction, agent, OldGroups::Stay)?,
                 Change::Removed { agent, .. } => delete(&transaction, &agent.id)?,
             }
         }
@@ -121,24 +186,41 @@ impl Database {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        missing.iter().try_for_each(|agent| upsert(&transaction, agent))?;
+        missing
+            .iter()
+            .try_for_each(|agent| upsert(&transaction, agent, OldGroups::Go))?;
         Ok(transaction.commit()?)
     }
 }
 
-fn upsert(database: &Connection, agent: &Agent) -> Result<(), DatabaseError> {
-    database
-        .prepare_cached(
+/// What becomes of the groups of a row that is there, when the change names none.
+#[derive(Clone, Copy)]
+enum OldGroups {
+    /// It is the same agent.
+    Stay,
+    /// It is another one.
+    Go,
+}
+
+fn upsert(database: &Connection, agent: &Agent, old: OldGroups) -> Result<(), DatabaseError> {
+    let statement = match old {
+        OldGroups::Go => {
             "INSERT INTO agents (id, name, registered_at, groups, method) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (id) DO UPDATE SET name = ?2, registered_at = ?3, groups = ?4, method = ?5",
-        )?
-        .execute(params![
-            agent.id.as_str(),
-            agent.name,
-            agent.registered_at,
-            agent.groups.join(","),
-            agent.method.as_str()
-        ])?;
+             ON CONFLICT (id) DO UPDATE SET name = ?2, registered_at = ?3, groups = ?4, method = ?5"
+        }
+        OldGroups::Stay => {
+            "INSERT INTO agents (id, name, registered_at, groups, method) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO UPDATE SET name = ?2, registered_at = ?3, method = ?5,
+             groups = CASE WHEN ?4 = '' THEN groups ELSE ?4 END"
+        }
+    };
+    database.prepare_cached(statement)?.execute(params![
+        agent.id.as_str(),
+        agent.name,
+        agent.registered_at,
+        agent.groups.join(","),
+        agent.method.as_str()
+    ])?;
     Ok(())
 }
 
@@ -197,6 +279,81 @@ mod tests {
                 registered_at: 2
             }
         );
+    }
+
+    fn ids(ids: &[&str]) -> Vec<AgentId> {
+        ids.iter().map(|id| AgentId::new(id)).collect()
+    }
+
+    fn groups_of(database: &Database, id: &str) -> String {
+        let (agents, _) = database.groups(None, 100).expect("groups");
+        let found = agents.into_iter().find(|agent| agent.id.as_str() == id);
+        found.map_or_else(|| "none".to_owned(), |agent| agent.groups.join(","))
+    }
+
+    #[test]
+    fn groups_are_changed_for_all_or_none_and_unknown_agents_are_left_out() {
+        let mut database = Database::in_memory();
+        commit(
+            &mut database,
+            &[Change::Enrolled(agent("001", 1)), Change::Enrolled(agent("002", 1))],
+        );
+        let set = |database: &mut Database, agents: &[&str], groups: &[&str], mode| {
+            let groups: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
+            database.set_groups(&ids(agents), &groups, mode)
+        };
+        let answer = set(&mut database, &["001", "999"], &["web"], GroupMode::Override).expect("set");
+        assert_eq!(answer.len(), 1);
+        assert_eq!(
+            (groups_of(&database, "001"), groups_of(&database, "002")),
+            ("web".to_owned(), "g1,g2".to_owned())
+        );
+        let answer = set(&mut database, &["001", "002"], &["default"], GroupMode::EmptyOnly).expect("set");
+        assert_eq!(answer[0].groups, ["web"]);
+
+        let many: Vec<_> = (0..127).map(|number| format!("n{number}")).collect();
+        let error = database.set_groups(&ids(&["001", "002"]), &many, GroupMode::Append);
+        assert!(matches!(error, Err(DatabaseError::TooManyGroups(id)) if id.as_str() == "002"));
+        assert_eq!(groups_of(&database, "001"), "web");
+    }
+
+    #[test]
+    fn an_agent_that_gets_another_name_or_key_keeps_its_groups() {
+        let mut database = Database::in_memory();
+        let without = |id| Agent {
+            groups: Vec::new(),
+            ..agent(id, 2)
+        };
+        commit(
+            &mut database,
+            &[Change::Enrolled(agent("001", 1)), Change::Enrolled(agent("002", 1))],
+        );
+        commit(
+            &mut database,
+            &[Change::Renamed(without("001")), Change::Enrolled(without("002"))],
+        );
+        assert_eq!(
+            (groups_of(&database, "001"), groups_of(&database, "002")),
+            ("g1,g2".to_owned(), String::new())
+        );
+    }
+
+    #[test]
+    fn pages_follow_each_other_by_id() {
+        let mut database = Database::in_memory();
+        let changes: Vec<_> = ["003", "001", "1000", "002"]
+            .map(|id| Change::Enrolled(agent(id, 1)))
+            .into();
+        commit(&mut database, &changes);
+        let (first, more) = database.groups(None, 3).expect("a page");
+        assert_eq!(
+            first.iter().map(|agent| agent.id.as_str()).collect::<Vec<_>>(),
+            ["001", "002", "003"]
+        );
+        assert!(more);
+        let (second, more) = database.groups(Some(&AgentId::new("003")), 3).expect("a page");
+        assert_eq!((second[0].id.as_str(), more), ("1000", false));
+        assert_eq!(database.groups(None, 0).expect("none").0, []);
     }
 
     #[test]

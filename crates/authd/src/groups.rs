@@ -1,4 +1,4 @@
-//! Whether the groups that an agent asks for exist.
+//! The groups of agents: whether those that somebody asks for exist, and what becomes of those that an agent has.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use muster_proto::{
         Rejection,
         group::{MAX_GROUPS, is_valid_name},
     },
+    ipc::control::GroupMode,
     paths,
 };
 
@@ -34,9 +35,58 @@ pub fn has_directory(group: &str) -> bool {
     Path::new(paths::SHARED).join(group).is_dir()
 }
 
+/// What an agent's groups are afterwards. The order is that of the first mention.
+///
+/// # Errors
+/// They would be too many.
+pub fn change(current: &[String], named: &[String], mode: GroupMode) -> Result<Vec<String>, Rejection> {
+    let mut groups: Vec<String> = match mode {
+        GroupMode::EmptyOnly if !current.is_empty() => return Ok(current.to_vec()),
+        GroupMode::EmptyOnly | GroupMode::Override => Vec::new(),
+        GroupMode::Append => current.to_vec(),
+        GroupMode::Remove => {
+            return Ok(current.iter().filter(|group| !named.contains(group)).cloned().collect());
+        }
+    };
+    for group in named {
+        if !groups.contains(group) {
+            groups.push(group.clone());
+        }
+    }
+    if groups.len() > MAX_GROUPS {
+        return Err(Rejection::TooManyGroups);
+    }
+    Ok(groups)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn changed(current: &str, named: &str, mode: GroupMode) -> String {
+        let split = |list: &str| muster_proto::enrollment::group::distinct(list);
+        change(&split(current), &split(named), mode)
+            .expect("not too many")
+            .join(",")
+    }
+
+    #[test]
+    fn each_mode_does_what_it_says() {
+        assert_eq!(changed("", "default", GroupMode::EmptyOnly), "default");
+        assert_eq!(changed("web", "default", GroupMode::EmptyOnly), "web");
+        assert_eq!(changed("web", "b,a", GroupMode::Override), "b,a");
+        assert_eq!(changed("web,a", "b,a", GroupMode::Append), "web,a,b");
+        assert_eq!(changed("web,a", "b,web", GroupMode::Remove), "a");
+        assert_eq!(changed("web", "", GroupMode::Override), "");
+    }
+
+    #[test]
+    fn an_agent_has_no_more_groups_than_fit() {
+        let many: Vec<_> = (0..MAX_GROUPS).map(|number| format!("g{number}")).collect();
+        let one = ["one".to_owned()];
+        assert_eq!(change(&many, &one, GroupMode::Append), Err(Rejection::TooManyGroups));
+        assert_eq!(change(&many, &many, GroupMode::Append), Ok(many));
+    }
 
     fn check_all(groups: &[&str]) -> Result<(), Rejection> {
         let groups: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();

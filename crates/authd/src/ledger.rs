@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use muster_proto::{
     agent::AgentId,
     event::Event,
+    ipc::control::{AgentGroups, GroupMode},
     keys::{
         Secret,
         file::{self, KeyEntry, LineProblem},
@@ -150,6 +151,21 @@ impl Ledger {
     /// The agents.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// The groups of agents; see [`Database::groups`].
+    pub fn groups(&self, after: Option<&AgentId>, limit: usize) -> Result<(Vec<AgentGroups>, bool), DatabaseError> {
+        self.database.groups(after, limit)
+    }
+
+    /// Changes the groups of agents, durably; see [`Database::set_groups`].
+    pub fn set_groups(
+        &mut self,
+        agents: &[AgentId],
+        groups: &[String],
+        mode: GroupMode,
+    ) -> Result<Vec<AgentGroups>, DatabaseError> {
+        self.database.set_groups(agents, groups, mode)
     }
 
     /// Whether a batch is in the file only.

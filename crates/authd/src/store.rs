@@ -20,6 +20,7 @@ use std::{
 use muster_proto::{
     agent::AgentId,
     event::Event,
+    ipc::control::{AgentGroups, GroupMode},
     keys::{Secret, file::KeyEntry},
 };
 use muster_service::outbox;
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     change::Removal,
     counters::Counters,
+    database::DatabaseError,
     keystore::Trace,
     ledger::Ledger,
     registry::{Ask, KnownLiveness, Method, Refused},
@@ -76,6 +78,20 @@ pub enum RemoveOutcome {
     Failed,
 }
 
+/// A page of agents with their groups, or why there is none.
+pub type GroupsOutcome = Result<GroupsPage, DatabaseError>;
+
+/// A page of agents with their groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupsPage {
+    /// In the order of their ids as text.
+    pub agents: Vec<AgentGroups>,
+    /// Whether another page follows.
+    pub more: bool,
+    /// Grows whenever groups are changed, and is higher after a restart.
+    pub version: u64,
+}
+
 enum Command {
     Add {
         ask: Box<Ask>,
@@ -96,6 +112,17 @@ enum Command {
     Get {
         id: AgentId,
         reply: oneshot::Sender<Option<KeyEntry>>,
+    },
+    Groups {
+        after: Option<AgentId>,
+        limit: usize,
+        reply: oneshot::Sender<GroupsOutcome>,
+    },
+    SetGroups {
+        agents: Vec<AgentId>,
+        groups: Vec<String>,
+        mode: GroupMode,
+        reply: oneshot::Sender<GroupsOutcome>,
     },
     Tell(Box<Event>),
     SetPolicy(StorePolicy),
@@ -188,6 +215,27 @@ impl Store {
     /// Looks an agent up.
     pub async fn get(&self, id: AgentId) -> Result<Option<KeyEntry>, StoreGone> {
         self.ask(|reply| Command::Get { id, reply }).await
+    }
+
+    /// The groups of at most `limit` agents behind `after`.
+    pub async fn groups(&self, after: Option<AgentId>, limit: usize) -> Result<GroupsOutcome, StoreGone> {
+        self.ask(|reply| Command::Groups { after, limit, reply }).await
+    }
+
+    /// Changes the groups of agents, which exist; see [`crate::groups::check`].
+    pub async fn set_groups(
+        &self,
+        agents: Vec<AgentId>,
+        groups: Vec<String>,
+        mode: GroupMode,
+    ) -> Result<GroupsOutcome, StoreGone> {
+        self.ask(|reply| Command::SetGroups {
+            agents,
+            groups,
+            mode,
+            reply,
+        })
+        .await
     }
 
     /// Takes a key back that could not be delivered.

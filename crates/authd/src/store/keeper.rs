@@ -7,6 +7,7 @@ use std::{
 
 use muster_proto::{
     agent::AgentId,
+    ipc::control::{AgentGroups, GroupMode},
     keys::{Secret, file::KeyEntry},
 };
 use muster_service::{clock, outbox};
@@ -15,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{AddOutcome, Command, RemoveOutcome, Shared, StorePolicy};
+use super::{AddOutcome, Command, GroupsPage, RemoveOutcome, Shared, StorePolicy};
 use crate::{
     change::Removal,
     contested::Contested,
@@ -48,6 +49,8 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     timestamps_due: Option<Instant>,
     contested: Contested,
+    /// Begins with the time, so that it is another one after a restart.
+    groups_version: u64,
     is_stopping: bool,
 }
 
@@ -69,6 +72,7 @@ impl Keeper {
             shared,
             timestamps_due: None,
             contested: Contested::default(),
+            groups_version: clock::unix_ms(),
             is_stopping: false,
         };
         keeper.publish();
@@ -183,9 +187,22 @@ impl Keeper {
         false
     }
 
-    fn changed(&mut self) {
+    fn page(&self, agents: Vec<AgentGroups>, more: bool) -> GroupsPage {
+        GroupsPage {
+            agents,
+            more,
+            version: self.groups_version,
+        }
+    }
+
+    /// Lets remoted be told that something has changed.
+    fn announce(&self) {
         self.generation
             .send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+
+    fn changed(&mut self) {
+        self.announce();
         self.timestamps_due.get_or_insert(Instant::now() + TIMESTAMPS_DELAY);
     }
 
@@ -222,6 +239,30 @@ impl Keeper {
                     let why = (Removal::NotDelivered, Method::Remote);
                     self.ledger.remove(batch, &id, Trace::Nothing, why, now_ms);
                 }
+                None
+            }
+            Command::Groups { after, limit, reply } => {
+                let page = self
+                    .ledger
+                    .groups(after.as_ref(), limit)
+                    .map(|(agents, more)| self.page(agents, more));
+                let _ = reply.send(page);
+                None
+            }
+            Command::SetGroups {
+                agents,
+                groups,
+                mode,
+                reply,
+            } => {
+                let changed = self.ledger.set_groups(&agents, &groups, mode);
+                // Whoever gives a group to an agent without one learns it by the answer; all other changes must be
+                // told to remoted.
+                if changed.is_ok() && mode != GroupMode::EmptyOnly {
+                    self.groups_version = self.groups_version.wrapping_add(1);
+                    self.announce();
+                }
+                let _ = reply.send(changed.map(|agents| self.page(agents, false)));
                 None
             }
             Command::Tell(event) => {
