@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use muster_keypolld::{cli::Cli, daemon};
+use muster_keypolld::{cli::Cli, daemon, process::descriptors};
 use muster_proto::paths;
 use muster_service::{Startup, exit};
 
 fn main() -> ExitCode {
+    descriptors::close_inherited();
     exit::report("muster-keypolld", start(&Cli::parse()))
 }
 

@@ -1,12 +1,14 @@
 //! Programs of the operator's: how they are found, what they are given, and how they are ended.
 //!
 //! * [`command_line`]: from `<exec_path>` to a program and its arguments.
+//! * [`descriptors`]: what they do not inherit.
 //! * [`group`]: a process with all that it starts.
 //! * [`leftovers`]: what got away from its group.
 //! * [`limits`]: how much of the machine they may use.
 //! * [`words`]: what they say on standard error.
 
 pub mod command_line;
+pub mod descriptors;
 pub mod group;
 pub mod leftovers;
 pub mod limits;
