@@ -93,6 +93,9 @@ fn remote(index: u16) -> impl Strategy<Value = Remote> {
             remote.limits.max_connections = counts.1;
             remote.limits.max_unidentified = counts.2;
             remote.limits.max_unidentified_per_address = counts.3;
+            if counts.1 % 2 == 0 {
+                remote.proxy_protocol = vec!["10.0.0.7/32".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+            }
             if flags.3 {
                 remote.connection = Connection::Syslog;
                 remote.protocols = Protocols { tcp: false, udp: true };
@@ -376,7 +379,7 @@ fn internal() -> impl Strategy<Value = Internal> {
         internal.remoted.worker_pool = counts.0;
         internal.remoted.request_rto_sec = counts.1;
         internal.remoted.request_rto_msec = counts.2;
-        internal.remoted.verify_msg_id = counts.3;
+        internal.remoted.verify_msg_id = (debug[0] > 0).then_some(counts.3);
         internal.remoted.keyupdate_interval = counts.4;
         internal.remoted.send_chunk = counts.5;
         (internal.auth.timeout_seconds, internal.auth.timeout_microseconds) = auth;

@@ -359,10 +359,10 @@ impl Drop for Edge {
 }
 
 fn rules_of(settings: &Settings) -> Vec<Rules> {
-    let verify = if settings.internal.remoted.verify_msg_id {
-        Verify::All
-    } else {
-        Verify::Ossec
+    let verify = match settings.internal.remoted.verify_msg_id {
+        Some(true) => Verify::All,
+        Some(false) => Verify::Nobody,
+        None => Verify::Ossec,
     };
     settings
         .secure_remotes()

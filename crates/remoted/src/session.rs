@@ -83,12 +83,15 @@ pub enum Verify {
     All,
     /// Those of agents whose own managers check them: OSSEC's.
     Ossec,
+    /// Nobody's.
+    Nobody,
 }
 
 impl Verify {
     fn applies(self, slot: &AgentSlot, form: CryptoForm) -> bool {
         match self {
             Self::All => true,
+            Self::Nobody => false,
             Self::Ossec => form == CryptoForm::OssecAes || slot.family() == Some(Family::Ossec),
         }
     }
@@ -158,16 +161,8 @@ impl KeyRequest<'_> {
 
 /// Who takes key requests. Must neither wait nor allocate for requests that it does not want: strangers cause them.
 pub trait KeyRequests: Send + Sync {
-    /// A message could not be read for want of this key.
-    fn ask(&self, request: KeyRequest<'_>);
-}
-
-/// For managers without a source of keys.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoKeySource;
-
-impl KeyRequests for NoKeySource {
-    fn ask(&self, _request: KeyRequest<'_>) {}
+    /// A message that came from there could not be read for want of this key.
+    fn ask(&self, request: KeyRequest<'_>, origin: &Origin);
 }
 
 /// A message that is dropped. Over TCP its connection is closed too.

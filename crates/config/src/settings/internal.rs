@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    kind::{flag, minutes, number, seconds},
+    kind::{flag, maybe, minutes, number, seconds},
     limits,
     walk::{Block, Origin, Walk},
 };
@@ -30,8 +30,9 @@ pub struct RemotedInternal {
     pub recv_counter_flush: u32,
     /// Messages after which the average compression is logged. Read for the local socket's `getconfig`.
     pub comp_average_printout: u32,
-    /// Whether receive counters are checked.
-    pub verify_msg_id: bool,
+    /// Whether receive counters are checked. When it is not said: those of OSSEC's agents are, those of Wazuh's are
+    /// not, as their own managers do.
+    pub verify_msg_id: Option<bool>,
     /// Whether an empty key file is no reason to stop.
     pub pass_empty_keyfile: bool,
     /// Threads that push files to agents.
@@ -109,7 +110,7 @@ impl Default for RemotedInternal {
         Self {
             recv_counter_flush: 128,
             comp_average_printout: 19_999,
-            verify_msg_id: false,
+            verify_msg_id: None,
             pass_empty_keyfile: true,
             sender_pool: 8,
             request_pool: 1024,
@@ -217,7 +218,7 @@ impl Block for RemotedInternal {
             number(10, 999_999),
             &mut self.comp_average_printout,
         );
-        walk.stock("verify_msg_id", flag(), &mut self.verify_msg_id);
+        walk.stock("verify_msg_id", maybe(flag()), &mut self.verify_msg_id);
         walk.stock("pass_empty_keyfile", flag(), &mut self.pass_empty_keyfile);
         walk.stock("sender_pool", number(1, 64), &mut self.sender_pool);
         walk.stock("request_pool", number(1, 4096), &mut self.request_pool);

@@ -52,6 +52,9 @@ pub struct Remote {
     pub archives: bool,
     /// Who keeps the session when one key is used from two places.
     pub key_conflict: KeyConflict,
+    /// Load balancers whose TCP connections begin with a PROXY protocol header; that of others is not believed.
+    #[serde(serialize_with = "crate::json::texts")]
+    pub proxy_protocol: Vec<IpNet>,
     /// Bounds against strangers.
     pub limits: RemoteLimits,
 }
@@ -75,6 +78,7 @@ impl Default for Remote {
             when_full: WhenFull::Drop,
             archives: false,
             key_conflict: KeyConflict::First,
+            proxy_protocol: Vec::new(),
             limits: RemoteLimits::default(),
         }
     }
@@ -368,6 +372,13 @@ impl Block for Remote {
         walk.own("archives", yes_no(), &mut self.archives);
         let conflicts = word(&[("first", KeyConflict::First), ("newest", KeyConflict::Newest)]);
         walk.own("key_conflict", conflicts, &mut self.key_conflict);
+        walk.list(
+            Origin::Own,
+            Need::Optional,
+            "proxy_protocol",
+            networks(),
+            &mut self.proxy_protocol,
+        );
         walk.block(Origin::Own, "limits", &mut self.limits);
         match self.connection {
             Connection::Secure => self.check_secure(walk),
