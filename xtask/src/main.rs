@@ -2,6 +2,7 @@
 //!
 //! One file per task. What a task runs, it prints first, so that it can be repeated by hand.
 
+mod bench;
 mod demo;
 mod manual;
 mod nats;
@@ -30,6 +31,8 @@ enum Task {
     /// and a simulated fleet; shows the roster and the events, kills ten agents without goodbye, and lets them come
     /// back. Uses a nats-server if one is installed. Ctrl-C leaves nothing behind.
     Demo(demo::Demo),
+    /// measure a release build, and print the figures beside what we want
+    Bench(bench::Bench),
     /// run every check and test, fetching what they need
     Test(test::Test),
     /// make the man pages of section 8 from the programs' own command lines and the prose in man/prose
@@ -43,6 +46,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Demo(demo) => demo.run(),
+        Task::Bench(bench) => bench.run(),
         Task::Test(test) => test.run(),
         Task::Man(man) => man.run(),
         Task::Completions => manual::completions(),

@@ -19,8 +19,8 @@ use tokio::{
 
 use crate::wire::{self, Form, Pair};
 
-/// Agents that share a source address: below the ports that the system gives to one.
-const PER_ADDRESS: usize = 5_000;
+/// Agents that share a source address: not so many that remoted takes them for a flood.
+const PER_ADDRESS: usize = 250;
 /// Connections that are being made at the same time. More only wait in the listener's queue.
 const AT_ONCE: usize = 2_000;
 /// How long an agent waits for its answer before it is a failure.

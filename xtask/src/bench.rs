@@ -1,0 +1,101 @@
+//! `cargo xtask bench`: builds a release and measures it. Nothing here fails because a machine is slow: figures are
+//! printed beside what we want, and kept with `--json`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::shell;
+
+/// measure a release build, and print the figures beside what we want
+#[derive(Args)]
+pub(crate) struct Bench {
+    /// what to measure; everything when left out
+    #[arg(value_name = "WHAT")]
+    names: Vec<String>,
+    /// write the figures there, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// options for the programs that measure, such as --only events
+    #[arg(last = true, value_name = "OPTION")]
+    options: Vec<String>,
+}
+
+/// What is run for a name. Add a line to measure something else.
+struct Measurement {
+    name: &'static str,
+    /// The daemons that are measured, with whatever the home needs.
+    packages: &'static [&'static str],
+    /// The program of `muster-tests` that prints a table, and takes `--json FILE`.
+    program: &'static str,
+}
+
+const MEASUREMENTS: &[Measurement] = &[
+    Measurement {
+        name: "remoted",
+        packages: &["muster-remoted", "muster-authd", "muster-natsd", "muster-control"],
+        program: "bench_remoted",
+    },
+    Measurement {
+        name: "authd",
+        packages: &["muster-authd", "muster-remoted", "muster-natsd", "muster-control"],
+        program: "bench_authd",
+    },
+];
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let chosen = self.chosen()?;
+        let mut figures = Vec::new();
+        for measurement in chosen {
+            figures.push(self.measure(measurement)?);
+        }
+        if let Some(path) = &self.json {
+            std::fs::write(path, format!("{:#}\n", Value::Array(figures)))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn chosen(&self) -> Result<Vec<&'static Measurement>> {
+        if self.names.is_empty() {
+            return Ok(MEASUREMENTS.iter().collect());
+        }
+        self.names
+            .iter()
+            .map(|name| {
+                let found = MEASUREMENTS.iter().find(|measurement| measurement.name == name);
+                match found {
+                    Some(measurement) => Ok(measurement),
+                    None => bail!("nothing is known about measuring {name}; there is {}", names()),
+                }
+            })
+            .collect()
+    }
+
+    fn measure(&self, measurement: &Measurement) -> Result<Value> {
+        let mut build = shell::cargo(&["build", "--quiet", "--locked", "--release", "--package", "muster-tests"]);
+        for package in measurement.packages {
+            build.args(["--package", package]);
+        }
+        shell::run(build.arg("--bins"))?;
+        let release = shell::target().join("release");
+        let figures = release.join(format!("{}.json", measurement.program));
+        let mut program = std::process::Command::new(release.join(measurement.program));
+        program
+            .args(&self.options)
+            .arg("--json")
+            .arg(&figures)
+            .env("MUSTER_BIN_DIR", &release);
+        shell::run(&mut program)?;
+        let text = std::fs::read_to_string(&figures).with_context(|| format!("cannot read {}", figures.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", figures.display()))
+    }
+}
+
+fn names() -> String {
+    let names: Vec<&str> = MEASUREMENTS.iter().map(|measurement| measurement.name).collect();
+    names.join(", ")
+}
