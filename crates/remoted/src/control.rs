@@ -15,6 +15,7 @@ use muster_service::{
 };
 use tokio::time::timeout;
 
+use crate::key_requests::KeyRequestQueue;
 use crate::{desk::Window, edge::Edge, options};
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.
@@ -27,6 +28,8 @@ const KEYS_DEADLINE: Duration = Duration::from_secs(3);
 pub struct Control {
     /// The common part of the status.
     pub status: StatusSource,
+    /// Questions for keys.
+    pub key_requests: KeyRequestQueue,
     /// Reads the configuration again.
     pub reloader: Reloader,
     /// The configuration in force, as it was read last.
@@ -69,8 +72,14 @@ impl Handler for Control {
                 .facts
                 .push(("connections".to_owned(), edge.connections().to_string()));
         }
+        let asked = self.key_requests.counters().values().into_iter();
+        status
+            .counters
+            .extend(asked.map(|(name, value)| (format!("remoted_{name}"), value)));
         let outbox = self.outbox.status();
-        status.queues.extend([self.window.queue(), outbox.queue()]);
+        status
+            .queues
+            .extend([self.window.queue(), self.key_requests.queue(), outbox.queue()]);
         if let Some(error) = outbox.error {
             status.degraded.push(format!("natsd does not take events: {error}"));
         }

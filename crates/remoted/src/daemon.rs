@@ -4,6 +4,7 @@ use std::{
     os::unix::net::UnixListener,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use anyhow::Context;
@@ -14,13 +15,13 @@ use muster_service::{
 };
 use tokio::{sync::mpsc, task::spawn_blocking};
 
+use crate::key_requests::KeyRequestQueue;
 use crate::{
     control::Control,
     desk::{Clock, Desk, DeskParts, NEWS_QUEUE},
     edge::{Edge, EdgeParts, Sockets},
     options,
     roster::Roster,
-    session::NoKeySource,
     store::{Opened, Store, Writer},
 };
 
@@ -61,12 +62,13 @@ pub async fn start(running: &mut Running, control: UnixListener, sockets: Socket
     let clock = Arc::new(Clock::start());
     let roster = Roster::new(options::roster_settings(&settings, &host), clock.now(), rows, seed);
     let (news_sender, news) = mpsc::channel(NEWS_QUEUE);
+    let key_requests = KeyRequestQueue::new(settings.key_request.as_ref(), Instant::now());
     let edge = Edge::start(EdgeParts {
         home: Path::new(""),
         settings: &settings,
         sockets,
         news: news_sender,
-        key_requests: Arc::new(NoKeySource),
+        key_requests: Arc::new(key_requests.clone()),
         unix_seconds: u32::try_from(clock::unix_s()).unwrap_or(u32::MAX),
     })?;
     let courier = edge.courier();
@@ -88,7 +90,15 @@ pub async fn start(running: &mut Running, control: UnixListener, sockets: Socket
             clock,
         },
     );
+    running.spawn("key requests", {
+        let sending = key_requests.clone().send_to(paths::KEY_REQUEST_SOCKET.into(), running.stopping());
+        async move {
+            sending.await;
+            Ok(())
+        }
+    });
     let handler = Control {
+        key_requests,
         status: running.status_source(),
         reloader: running.reloader(),
         settings: Mutex::new(settings),

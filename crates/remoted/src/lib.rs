@@ -40,6 +40,7 @@ pub mod daemon;
 pub mod desk;
 pub mod edge;
 pub mod events;
+pub mod key_requests;
 pub mod keys;
 pub mod options;
 pub mod roster;

@@ -21,7 +21,7 @@ use muster_proto::{
 
 use super::*;
 use crate::{
-    session::{KeyRequest, NoKeySource},
+    session::{KeyRequest, Origin},
     slot::{Millis, Protocol, StartupOutcome},
 };
 
@@ -50,7 +50,7 @@ struct Stage {
 struct Requests(std::sync::Mutex<Vec<String>>);
 
 impl KeyRequests for Requests {
-    fn ask(&self, request: KeyRequest<'_>) {
+    fn ask(&self, request: KeyRequest<'_>, _: &Origin) {
         self.0.lock().unwrap().push(request.text());
     }
 }

@@ -331,7 +331,7 @@ impl Worker {
             trace!(peer = %origin.peer(), %kind, "corrupt message");
         }
         if let Some(request) = key_request {
-            self.common.key_requests.ask(request);
+            self.common.key_requests.ask(request, origin);
         }
         ControlFlow::Break(Stop::Close)
     }

@@ -296,8 +296,3 @@ fn ossec_agent_is_held_to_its_counters_and_a_wazuh_agent_is_not() {
     assert_eq!(stage.edge.count(Tally::RefusedReplay), 1);
     assert!(stage.requests().is_empty(), "a replay asks nobody");
 }
-
-#[test]
-fn no_key_source_asks_nobody() {
-    NoKeySource.ask(KeyRequest::Id("001"));
-}
