@@ -15,8 +15,9 @@ use muster_service::{
 };
 use tokio::time::timeout;
 
-use crate::key_requests::KeyRequestQueue;
-use crate::{desk::Window, edge::Edge, options};
+use crate::{
+    desk::Window, edge::Edge, options, orders::OrderCounters, reach::Reach, requests::serve::RequestCounters,
+};
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.
 const MAX_PAGE: u32 = 200;
@@ -28,8 +29,6 @@ const KEYS_DEADLINE: Duration = Duration::from_secs(3);
 pub struct Control {
     /// The common part of the status.
     pub status: StatusSource,
-    /// Questions for keys.
-    pub key_requests: KeyRequestQueue,
     /// Reads the configuration again.
     pub reloader: Reloader,
     /// The configuration in force, as it was read last.
@@ -44,6 +43,18 @@ pub struct Control {
     pub host: String,
     /// What went wrong at the start and goes on to matter.
     pub complaints: Vec<String>,
+    /// Who may be sent what.
+    pub reach: Arc<Reach>,
+    /// What local programs wanted.
+    pub local: LocalCounters,
+}
+
+/// What was counted of local programs.
+pub struct LocalCounters {
+    /// Requests to agents.
+    pub requests: Arc<RequestCounters>,
+    /// Orders to agents.
+    pub orders: Arc<OrderCounters>,
 }
 
 impl Control {
@@ -72,14 +83,13 @@ impl Handler for Control {
                 .facts
                 .push(("connections".to_owned(), edge.connections().to_string()));
         }
-        let asked = self.key_requests.counters().values().into_iter();
+        let LocalCounters { requests, orders } = &self.local;
+        let counted = requests.values().into_iter().chain(orders.values());
         status
             .counters
-            .extend(asked.map(|(name, value)| (format!("remoted_{name}"), value)));
+            .extend(counted.map(|(name, value)| (format!("remoted_{name}"), value)));
         let outbox = self.outbox.status();
-        status
-            .queues
-            .extend([self.window.queue(), self.key_requests.queue(), outbox.queue()]);
+        status.queues.extend([self.window.queue(), outbox.queue()]);
         if let Some(error) = outbox.error {
             status.degraded.push(format!("natsd does not take events: {error}"));
         }
@@ -118,6 +128,7 @@ impl Handler for Control {
         let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let restart = options::need_restart(&settings, &new);
         let wanted = options::roster_settings(&new, &self.host);
+        self.reach.set_disconnection_time(new.global.agents_disconnection_time);
         let mut roster = self.window.roster();
         let changed = wanted != *roster.settings();
         if changed {

@@ -1,10 +1,8 @@
 //! Putting the parts together: store, network edge, desk, control socket.
 
 use std::{
-    os::unix::net::UnixListener,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
 };
 
 use anyhow::Context;
@@ -15,13 +13,21 @@ use muster_service::{
 };
 use tokio::{sync::mpsc, task::spawn_blocking};
 
-use crate::key_requests::KeyRequestQueue;
 use crate::{
-    control::Control,
+    control::{Control, LocalCounters},
     desk::{Clock, Desk, DeskParts, NEWS_QUEUE},
     edge::{Edge, EdgeParts, Sockets},
+    local::LocalSockets,
     options,
+    orders::{OrderCounters, Orders},
+    reach::Reach,
+    requests::{
+        figures::Figures,
+        registry::RequestIds,
+        serve::{RequestCounters, Service, ServiceParts},
+    },
     roster::Roster,
+    session::NoKeySource,
     store::{Opened, Store, Writer},
 };
 
@@ -35,7 +41,7 @@ pub fn own_files(startup: &Startup) -> anyhow::Result<()> {
 }
 
 /// Starts everything, in the order in which one part needs the other.
-pub async fn start(running: &mut Running, control: UnixListener, sockets: Sockets) -> anyhow::Result<()> {
+pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets) -> anyhow::Result<()> {
     let settings = Arc::clone(&running.settings);
     let host = host_name();
     let Opened {
@@ -60,19 +66,35 @@ pub async fn start(running: &mut Running, control: UnixListener, sockets: Socket
 
     let seed = getrandom::u32().map_err(|error| anyhow::anyhow!("the system gives no random number: {error}"))?;
     let clock = Arc::new(Clock::start());
-    let roster = Roster::new(options::roster_settings(&settings, &host), clock.now(), rows, seed);
+    let request_ids = RequestIds::from(seed);
+    let roster = Roster::new(
+        options::roster_settings(&settings, &host),
+        clock.now(),
+        rows,
+        request_ids.clone(),
+    );
     let (news_sender, news) = mpsc::channel(NEWS_QUEUE);
-    let key_requests = KeyRequestQueue::new(settings.key_request.as_ref(), Instant::now());
     let edge = Edge::start(EdgeParts {
         home: Path::new(""),
         settings: &settings,
         sockets,
         news: news_sender,
-        key_requests: Arc::new(key_requests.clone()),
+        key_requests: Arc::new(NoKeySource),
         unix_seconds: u32::try_from(clock::unix_s()).unwrap_or(u32::MAX),
+        request_ids,
     })?;
     let courier = edge.courier();
+    let (tables, registry, layout) = (edge.tables(), edge.registry(), edge.layout());
     let edge = Arc::new(Mutex::new(edge));
+    let reach = Arc::new(Reach::new(settings.global.agents_disconnection_time));
+    let (request_counters, order_counters) = (Arc::<RequestCounters>::default(), Arc::<OrderCounters>::default());
+    let orders = Orders {
+        tables: tables.clone(),
+        reach: Arc::clone(&reach),
+        courier: Arc::clone(&courier),
+        layout,
+        counters: Arc::clone(&order_counters),
+    };
     let lines = Arc::clone(&edge);
     let own_line = Box::new(move |slot: &_, program, text: &str| {
         // A line about an agent that stops while we do is lost with us.
@@ -90,25 +112,51 @@ pub async fn start(running: &mut Running, control: UnixListener, sockets: Socket
             clock,
         },
     );
-    running.spawn("key requests", {
-        let sending = key_requests.clone().send_to(paths::KEY_REQUEST_SOCKET.into(), running.stopping());
-        async move {
-            sending.await;
-            Ok(())
-        }
+    let (groups, window) = (desk.window(), desk.window());
+    let requests = Service::new(ServiceParts {
+        registry,
+        courier: orders.courier.clone(),
+        tables,
+        reach: Arc::clone(&reach),
+        options: &settings.internal.remoted,
+        counters: Arc::clone(&request_counters),
+        figures: Figures {
+            edge: Arc::clone(&edge),
+            settings: Arc::clone(&settings),
+            reach: Arc::clone(&reach),
+            debug: settings.internal.debug.remoted,
+            started: clock::unix_s(),
+            requests: Arc::clone(&request_counters),
+            orders: Arc::clone(&order_counters),
+            groups: Box::new(move |id| {
+                let agent = groups.roster().agent(groups.now(), id.as_str())?;
+                Some(agent.groups.join(","))
+            }),
+        },
     });
     let handler = Control {
-        key_requests,
         status: running.status_source(),
         reloader: running.reloader(),
         settings: Mutex::new(settings),
-        window: desk.window(),
+        window,
         edge: Arc::clone(&edge),
         outbox,
         host,
         complaints: complaints.into_iter().collect(),
+        reach,
+        local: LocalCounters {
+            requests: request_counters,
+            orders: order_counters,
+        },
     };
-    running.serve_control(control, Arc::new(handler))?;
+    running.serve_control(local.control, Arc::new(handler))?;
+    let listener = tokio::net::UnixListener::from_std(local.requests).context("taking over queue/sockets/remote")?;
+    let stop = running.stopping();
+    running.spawn("requests", async move {
+        Arc::new(requests).serve(listener, stop).await;
+        Ok(())
+    });
+    running.spawn("orders", orders.serve(local.orders, running.stopping()));
     running.spawn("desk", desk.run());
     let stop = running.stopping();
     running.spawn("edge", async move {

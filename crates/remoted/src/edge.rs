@@ -43,7 +43,7 @@ use std::{
 };
 
 use muster_config::{Settings, WhenFull};
-use muster_proto::{ipc::control::QueueStatus, paths};
+use muster_proto::{ipc::control::QueueStatus, local::Layout, paths};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,7 @@ use crate::{
         KeyTable,
         watcher::{KeySource, KeyWatcher},
     },
+    requests::registry::{Registry, RequestIds},
     session::{KeyRequests, Rules, Verify},
     slot::{AgentSlot, Courier, News, SendError},
 };
@@ -84,6 +85,8 @@ pub struct EdgeParts<'a> {
     pub key_requests: Arc<dyn KeyRequests>,
     /// The time, for a sender counter that was lost.
     pub unix_seconds: u32,
+    /// Where the numbers of requests come from.
+    pub request_ids: RequestIds,
 }
 
 /// Why the network edge does not start.
@@ -132,6 +135,7 @@ impl Edge {
             news,
             key_requests,
             unix_seconds,
+            request_ids,
         } = parts;
         let options = &settings.internal.remoted;
         let rids = home.join(paths::RIDS);
@@ -159,6 +163,7 @@ impl Edge {
             connections: AtomicUsize::new(0),
             workers: senders,
             key_requests,
+            registry: Arc::new(Registry::new(request_ids)),
         });
         let analysis = AnalysisTarget::new(home, settings.muster.layout);
         let stop = CancellationToken::new();
@@ -235,6 +240,21 @@ impl Edge {
     /// How agents are reached.
     pub fn courier(&self) -> Arc<dyn Courier> {
         Arc::clone(&self.courier) as Arc<dyn Courier>
+    }
+
+    /// In whose words this home speaks to its analysis daemon, and to us.
+    pub fn layout(&self) -> Layout {
+        self.analysis.layout
+    }
+
+    /// Who is registered: the latest table, and those that come.
+    pub fn tables(&self) -> watch::Receiver<Arc<KeyTable>> {
+        self.tables.clone()
+    }
+
+    /// Where workers bring the answers to requests of local programs.
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.courier.common.registry)
     }
 
     /// The key file was written: look at it now.

@@ -13,6 +13,7 @@
 //! | [`roster`], [`schedule`], [`wheel`] | who is alive: pure decisions, with time as an argument |
 //! | [`desk`] | the waiting around the roster |
 //! | [`store`], [`events`] | `queue/db/agents.db`, and what natsd is told |
+//! | [`local`], [`requests`], [`orders`], [`reach`] | what local programs ask of agents and order them to do, and who may be sent it |
 //! | [`control`], [`options`], [`cli`], [`daemon`] | control socket, configuration, startup |
 //!
 //! **It must never** let an acknowledgement wait for disk, roster or analysis daemon; write `client.keys`; or disconnect
@@ -40,9 +41,12 @@ pub mod daemon;
 pub mod desk;
 pub mod edge;
 pub mod events;
-pub mod key_requests;
 pub mod keys;
+pub mod local;
 pub mod options;
+pub mod orders;
+pub mod reach;
+pub mod requests;
 pub mod roster;
 pub mod schedule;
 pub mod session;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use muster_proto::paths;
-use muster_remoted::{cli::Cli, daemon, edge::Sockets};
+use muster_remoted::{cli::Cli, daemon, edge::Sockets, local::LocalSockets};
 use muster_service::{FileAccess, Startup, exit};
 
 fn main() -> ExitCode {
@@ -13,9 +13,9 @@ fn main() -> ExitCode {
 
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut startup = Startup::begin("remoted", &cli.common)?;
-    let control = startup.control_socket()?;
+    let local = LocalSockets::bind(&mut startup)?;
     let sockets = Sockets::bind(&startup.settings, cli.workers())?;
     daemon::own_files(&startup)?;
     startup.drop_privileges(FileAccess::new().write([paths::RIDS, "queue/db", "queue/ossec"]))?;
-    startup.run(async move |running| daemon::start(running, control, sockets).await)
+    startup.run(async move |running| daemon::start(running, local, sockets).await)
 }

@@ -38,6 +38,7 @@ use self::{
 };
 use crate::{
     events,
+    requests::registry::RequestIds,
     schedule::Policy,
     slot::{AgentSlot, Millis, News, SendError},
     store::Row,
@@ -175,15 +176,15 @@ pub struct Roster {
     dirty: Vec<u32>,
     /// Ids whose rows the store must drop.
     gone: Vec<AgentId>,
-    next_request: u32,
+    request_ids: RequestIds,
     round: Round,
     counters: RosterCounters,
 }
 
 impl Roster {
     /// The roster as an earlier process left it; agents are in it once [`News::KeysReloaded`] has named them.
-    /// `seed` is where the numbers of our requests begin.
-    pub fn new(settings: RosterSettings, now: Times, rows: Vec<Row>, seed: u32) -> Self {
+    /// `request_ids` is where the numbers of our requests come from.
+    pub fn new(settings: RosterSettings, now: Times, rows: Vec<Row>, request_ids: impl Into<RequestIds>) -> Self {
         let base = settings.policy.limits(None).timeout.max(settings.policy.timeout);
         Self {
             wheel: Wheel::new(tick_of(now.mono)),
@@ -196,7 +197,7 @@ impl Roster {
             changed: Vec::new(),
             dirty: Vec::new(),
             gone: Vec::new(),
-            next_request: seed,
+            request_ids: request_ids.into(),
             round: Round::default(),
             counters: RosterCounters::default(),
         }

@@ -249,7 +249,8 @@ impl AgentSlot {
             new.heard.store(old.heard.load(Ordering::Relaxed), Ordering::Relaxed);
             new.form.store(old.form.load(Ordering::Relaxed), Ordering::Relaxed);
             new.family.store(old.family.load(Ordering::Relaxed), Ordering::Relaxed);
-            new.release.store(old.release.load(Ordering::Relaxed), Ordering::Relaxed);
+            new.release
+                .store(old.release.load(Ordering::Relaxed), Ordering::Relaxed);
             new.receives_file
                 .store(old.receives_file.load(Ordering::Relaxed), Ordering::Relaxed);
             if let Some(route) = old.route() {

@@ -19,10 +19,13 @@
     clippy::cast_possible_truncation
 )]
 
+mod text;
+
 use std::borrow::Cow;
 
 use thiserror::Error;
 
+pub use self::text::to_text;
 use super::Layout;
 use crate::transport::control::ToAgent;
 

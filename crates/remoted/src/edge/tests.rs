@@ -111,6 +111,7 @@ impl Setting {
             news: sender,
             key_requests: Arc::clone(&requests) as Arc<dyn KeyRequests>,
             unix_seconds: 1_800_000_000,
+            request_ids: 1.into(),
         })
         .unwrap();
         let port = |protocol| {

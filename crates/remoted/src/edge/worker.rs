@@ -31,11 +31,12 @@ use crate::{
     archives::Archives,
     counters::received::Keeper,
     keys::KeyTable,
+    requests::registry::Registry,
     session::{
         self, Binding, Cause, KeyRequests, Origin, Ownership, Refusal, Rules, Sender, admit, decide, identify,
         ownership, refusal_of,
     },
-    slot::{AgentSlot, ConnectionId, Millis, News, plain_ip},
+    slot::{AgentSlot, ConnectionId, Message, Millis, News, StartupOutcome, plain_ip},
 };
 
 /// What all workers of a process have in common.
@@ -46,6 +47,8 @@ pub(crate) struct Common {
     pub(crate) workers: Vec<mpsc::Sender<Command>>,
     /// Who is asked for keys that we do not have.
     pub(crate) key_requests: Arc<dyn KeyRequests>,
+    /// Who waits for agents' answers.
+    pub(crate) registry: Arc<Registry>,
 }
 
 /// One worker's world.
@@ -254,8 +257,18 @@ impl Worker {
             }
         }
 
-        let decision = decide(slot, opened.payload, origin, now, rules);
+        let mut decision = decide(slot, opened.payload, origin, now, rules);
         self.tallies.count(decision.tally);
+        if let Some(message) = kind_of(decision.tally) {
+            slot.counts().add(message);
+        }
+        // What a local program waits for is its own; the roster only hears who is back.
+        if decision.tally == Tally::Answers
+            && self.common.registry.offer(slot, opened.payload)
+            && matches!(decision.news, Some(News::Answer { .. }))
+        {
+            decision.news = None;
+        }
         match decision.binding {
             Binding::Keep => {}
             Binding::Bind => {
@@ -271,16 +284,27 @@ impl Worker {
                 }
             }
         }
-        if let Some(News::Keepalive { keepalive, .. }) = &decision.news
-            && let Some(family) = keepalive.family()
-        {
-            slot.set_family(family);
+        match &decision.news {
+            Some(News::Keepalive { keepalive, .. }) => {
+                if let Some(family) = keepalive.family() {
+                    slot.set_family(family);
+                }
+                if let Some(version) = &keepalive.version {
+                    slot.set_version(version);
+                }
+            }
+            Some(News::Startup {
+                outcome: StartupOutcome::Accepted { version: Some(version) },
+                ..
+            }) => slot.set_version(version),
+            _ => {}
         }
         if let Some(reply) = decision.reply {
             self.payload.clear();
             reply.write(&mut self.payload);
             if self.outgoing.send(slot, &origin.route, &self.payload).is_ok() && reply == session::Reply::Ack {
                 self.tallies.count(Tally::Acks);
+                slot.counts().add(Message::Ack);
             }
         }
         if let Some(payload) = decision.event {
@@ -368,6 +392,18 @@ impl Worker {
         }
         news
     }
+}
+
+/// What a control message is counted as for its agent; events are counted with their bytes.
+fn kind_of(tally: Tally) -> Option<Message> {
+    Some(match tally {
+        Tally::Keepalives => Message::Keepalive,
+        Tally::Answers => Message::Answer,
+        Tally::Shutdowns => Message::Shutdown,
+        Tally::Startups | Tally::StartupsRefused => Message::Startup,
+        Tally::ControlUnknown => Message::Unknown,
+        _ => return None,
+    })
 }
 
 impl HasAnalysis for Worker {

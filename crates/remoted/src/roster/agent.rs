@@ -231,6 +231,9 @@ impl Agent {
         if let Some(family) = family_of(agent.inventory.version.as_deref()) {
             agent.slot.set_family(family);
         }
+        if let Some(version) = &agent.inventory.version {
+            agent.slot.set_version(version);
+        }
         agent
     }
 

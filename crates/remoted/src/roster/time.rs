@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use muster_proto::{
     agent::{AgentStatus, Reason},
-    transport::control::{RequestId, ToAgent},
+    transport::control::ToAgent,
 };
 
 use super::{Actions, Outgoing, Purpose, Roster, TICK, Times, agent::Agent, change::Move, guard::Mass, level};
@@ -94,14 +94,13 @@ impl Roster {
             ),
             Probe::Ack => (ToAgent::Ack, None),
             Probe::Request => {
-                let counter = self.next_request;
-                self.next_request = self.next_request.wrapping_add(1);
+                let id = self.request_ids.next();
                 (
                     ToAgent::Request {
-                        id: RequestId(counter),
+                        id,
                         text: b"agent getstate",
                     },
-                    Some(counter),
+                    Some(id.0),
                 )
             }
         };
