@@ -6,6 +6,7 @@ use std::{
     os::unix::{net::UnixDatagram, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,8 +15,22 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+use tempfile::TempDir;
 
 use crate::wait;
+
+/// A command whose process the kernel kills when the thread that starts it ends, even if that thread is killed: an
+/// interrupted test run leaves nothing behind. Without util-linux's `setpriv` it is an ordinary command.
+pub fn tied(program: &Path) -> Command {
+    const SETPRIV: &str = "/usr/bin/setpriv";
+    if !Path::new(SETPRIV).exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(SETPRIV);
+    // It becomes the program itself, under the same process id.
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
 
 /// How long a daemon may take until it serves, or until it has ended.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +41,7 @@ pub struct Daemon {
     pub name: String,
     child: Child,
     log: PathBuf,
+    home: Option<Arc<TempDir>>,
 }
 
 impl Daemon {
@@ -37,7 +53,7 @@ impl Daemon {
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         let log = home.join(format!("{name}.stderr"));
         let file = fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        let mut command = Command::new(program);
+        let mut command = tied(program);
         command
             .arg("--home")
             .arg(home)
@@ -55,9 +71,17 @@ impl Daemon {
             name: name.to_owned(),
             child,
             log,
+            home: None,
         };
         daemon.wait_until_ready(&socket)?;
         Ok(daemon)
+    }
+
+    /// Keeps the folder that it lives in until it has ended.
+    #[must_use]
+    pub fn living_in(mut self, home: Arc<TempDir>) -> Self {
+        self.home = Some(home);
+        self
     }
 
     fn wait_until_ready(&mut self, socket: &UnixDatagram) -> Result<()> {

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
+        Arc,
         atomic::{AtomicU16, Ordering},
         mpsc::sync_channel,
     },
@@ -69,7 +70,7 @@ impl Port {
 
 /// A home and what belongs to it.
 pub struct Home {
-    folder: TempDir,
+    folder: Arc<TempDir>,
     programs: PathBuf,
     port: Port,
     enroll_port: Port,
@@ -89,7 +90,7 @@ impl Home {
     /// A home made with these further options of `muster-control init`.
     pub fn with(options: &[&str]) -> Result<Self> {
         let home = Self {
-            folder: tempfile::Builder::new().prefix("muster-").tempdir()?,
+            folder: Arc::new(tempfile::Builder::new().prefix("muster-").tempdir()?),
             programs: programs()?,
             port: Port::free()?,
             enroll_port: Port::free()?,
@@ -157,17 +158,18 @@ impl Home {
 
     /// Starts one daemon and waits until it serves.
     pub fn start(&self, daemon: &str) -> Result<Daemon> {
-        Daemon::start(
-            daemon,
-            &self.program(&format!("muster-{daemon}")),
-            self.path(),
-            &[OsStr::new("-d")],
-        )
+        self.start_with(daemon, &[OsStr::new("-d")])
     }
 
     /// The same without debugging messages: what they cost would be measured with it.
     pub fn start_quiet(&self, daemon: &str) -> Result<Daemon> {
-        Daemon::start(daemon, &self.program(&format!("muster-{daemon}")), self.path(), &[])
+        self.start_with(daemon, &[])
+    }
+
+    fn start_with(&self, daemon: &str, arguments: &[&OsStr]) -> Result<Daemon> {
+        let program = self.program(&format!("muster-{daemon}"));
+        // Whichever is dropped first, the folder goes when nobody lives in it any more.
+        Ok(Daemon::start(daemon, &program, self.path(), arguments)?.living_in(Arc::clone(&self.folder)))
     }
 
     /// Runs `muster-control` in this home; what it prints.

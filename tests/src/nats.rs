@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     env, fs,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::mpsc::{Receiver, sync_channel},
     thread,
     time::Duration,
@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    daemon::tied,
     home::Port,
     wait::{self, SOON},
 };
@@ -105,7 +106,7 @@ impl Nats {
     /// Starts it again on the same port and store.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        let child = Command::new(&self.program)
+        let child = tied(&self.program)
             .args(["-a", "127.0.0.1", "-p", &self.port.number.to_string(), "-js", "-sd"])
             .arg(self.store.path())
             .stdin(Stdio::null())

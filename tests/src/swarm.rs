@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::home::Home;
+use crate::{daemon::tied, home::Home};
 
 /// Lines that nobody has looked at yet; beyond them the fleet waits.
 const MAX_LINES: usize = 1024;
@@ -26,7 +26,7 @@ pub struct Swarm {
 impl Swarm {
     /// Starts a fleet that enrolls in a home and connects to it.
     pub fn start(home: &Home, options: &[&str]) -> Result<Self> {
-        let mut command = Command::new(home.program("muster-swarm"));
+        let mut command = tied(&home.program("muster-swarm"));
         command
             .args(["--enroll", &format!("127.0.0.1:{}", home.enroll_port())])
             .args(["--connect", &format!("127.0.0.1:{}", home.port())])

@@ -24,11 +24,12 @@ const MAX_GROWTH_KIB: u64 = 64 * 1024;
 
 /// A manager with one agent that must not notice anything.
 struct Scene {
-    home: Home,
+    witness: Live,
     remoted: Daemon,
     authd: Daemon,
-    witness: Live,
     resident: (u64, u64),
+    // Last, so that it is there for as long as anybody lives in it.
+    home: Home,
 }
 
 impl Scene {
