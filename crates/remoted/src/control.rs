@@ -16,7 +16,8 @@ use muster_service::{
 use tokio::time::timeout;
 
 use crate::{
-    desk::Window, edge::Edge, options, orders::OrderCounters, reach::Reach, requests::serve::RequestCounters,
+    desk::Window, edge::Edge, key_requests::KeyRequestQueue, options, orders::OrderCounters, reach::Reach,
+    requests::serve::RequestCounters,
 };
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.
@@ -29,6 +30,8 @@ const KEYS_DEADLINE: Duration = Duration::from_secs(3);
 pub struct Control {
     /// The common part of the status.
     pub status: StatusSource,
+    /// Questions for keys.
+    pub key_requests: KeyRequestQueue,
     /// Reads the configuration again.
     pub reloader: Reloader,
     /// The configuration in force, as it was read last.
@@ -88,8 +91,14 @@ impl Handler for Control {
         status
             .counters
             .extend(counted.map(|(name, value)| (format!("remoted_{name}"), value)));
+        let asked = self.key_requests.counters().values().into_iter();
+        status
+            .counters
+            .extend(asked.map(|(name, value)| (format!("remoted_{name}"), value)));
         let outbox = self.outbox.status();
-        status.queues.extend([self.window.queue(), outbox.queue()]);
+        status
+            .queues
+            .extend([self.window.queue(), self.key_requests.queue(), outbox.queue()]);
         if let Some(error) = outbox.error {
             status.degraded.push(format!("natsd does not take events: {error}"));
         }

@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use anyhow::Context;
@@ -17,6 +18,7 @@ use crate::{
     control::{Control, LocalCounters},
     desk::{Clock, Desk, DeskParts, NEWS_QUEUE},
     edge::{Edge, EdgeParts, Sockets},
+    key_requests::KeyRequestQueue,
     local::LocalSockets,
     options,
     orders::{OrderCounters, Orders},
@@ -27,7 +29,6 @@ use crate::{
         serve::{RequestCounters, Service, ServiceParts},
     },
     roster::Roster,
-    session::NoKeySource,
     store::{Opened, Store, Writer},
 };
 
@@ -74,12 +75,13 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
         request_ids.clone(),
     );
     let (news_sender, news) = mpsc::channel(NEWS_QUEUE);
+    let key_requests = KeyRequestQueue::new(settings.key_request.as_ref(), Instant::now());
     let edge = Edge::start(EdgeParts {
         home: Path::new(""),
         settings: &settings,
         sockets,
         news: news_sender,
-        key_requests: Arc::new(NoKeySource),
+        key_requests: Arc::new(key_requests.clone()),
         unix_seconds: u32::try_from(clock::unix_s()).unwrap_or(u32::MAX),
         request_ids,
     })?;
@@ -134,7 +136,17 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
             }),
         },
     });
+    running.spawn("key requests", {
+        let sending = key_requests
+            .clone()
+            .send_to(paths::KEY_REQUEST_SOCKET.into(), running.stopping());
+        async move {
+            sending.await;
+            Ok(())
+        }
+    });
     let handler = Control {
+        key_requests,
         status: running.status_source(),
         reloader: running.reloader(),
         settings: Mutex::new(settings),
