@@ -76,6 +76,9 @@ pub enum Command {
     /// list, show, add and remove agents
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// look into key polling, and ask the key source by hand
+    #[command(subcommand)]
+    Keypoll(KeypollCommand),
     /// follow events as natsd takes them
     ///
     /// As JSON, one object a line: {"sequence", "subject", "producer", "kind", "created_ms", "alert_level", "headers": {},
@@ -191,6 +194,35 @@ pub struct AgentRemove {
     /// leave no line of them in client.keys
     #[arg(long)]
     pub purge: bool,
+}
+
+/// `keypoll …`
+#[derive(Debug, Subcommand)]
+pub enum KeypollCommand {
+    /// say which sources are asked, what waits, and what came of it
+    ///
+    /// As JSON: {"ready", "degraded": [], "queues": [{"name", "used", "capacity", "unit", "dropped"}], "counters": {},
+    /// "facts": {}}.
+    Status,
+    /// ask the key source for an agent and show what comes back, without registering anything
+    ///
+    /// The key itself is not shown. The exit code is 0 when an agent was found, else 1.
+    ///
+    /// As JSON: {"lookup", "value", "outcome": "found" | "not_found" | "source_error" | "malformed" | "other_agent" |
+    /// "timed_out" | "source_failed", "reason", "source": "socket" | "exec_path" | null, "duration_ms", "errors": [],
+    /// "agent": {"id", "name", "ip", "key_length", "registered": "nothing" | "the same" | "another" | "unknown"} | null}.
+    Try(KeypollTry),
+}
+
+/// `keypoll try`
+#[derive(Args, Debug)]
+pub struct KeypollTry {
+    /// by what the agent is looked up
+    #[arg(value_name = "id|ip", value_parser = PossibleValuesParser::new(["id", "ip"]))]
+    pub lookup: String,
+
+    /// its id or address
+    pub value: String,
 }
 
 /// `events`

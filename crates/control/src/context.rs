@@ -25,7 +25,7 @@ use crate::cli::OutputFormat;
 /// How long a daemon may take for an answer.
 pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// What we say hello as.
-const OUR_NAME: &str = "control";
+pub(crate) const OUR_NAME: &str = "control";
 
 /// A home that we have changed into, and how to print.
 #[derive(Debug)]

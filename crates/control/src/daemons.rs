@@ -22,7 +22,7 @@ pub(crate) struct Daemon {
 }
 
 /// In the order of starting: whoever takes something comes before whoever gives it.
-pub(crate) const ALL: [Daemon; 3] = [
+pub(crate) const ALL: [Daemon; 4] = [
     Daemon {
         name: "natsd",
         stock: &[],
@@ -30,6 +30,10 @@ pub(crate) const ALL: [Daemon; 3] = [
     Daemon {
         name: "authd",
         stock: &["wazuh-authd", "ossec-authd"],
+    },
+    Daemon {
+        name: "keypolld",
+        stock: &[],
     },
     Daemon {
         name: "remoted",
@@ -53,6 +57,9 @@ impl Daemon {
     pub(crate) fn idle_because(&self, settings: &Settings) -> Option<&'static str> {
         match self.name {
             "authd" if settings.auth.disabled => Some("<auth> is absent or disabled"),
+            "keypolld" if !settings.key_request.as_ref().is_some_and(|request| request.enabled) => {
+                Some("<key_request> is absent or disabled")
+            }
             "remoted" if settings.remotes.is_empty() => Some("there is no <remote>"),
             // natsd keeps the spool and shows the events, even without a server.
             _ => None,

@@ -14,6 +14,7 @@ mod context;
 mod daemons;
 mod events;
 mod init;
+mod keypoll;
 mod output;
 mod reload;
 mod spawn;
@@ -29,7 +30,7 @@ use clap::{CommandFactory, Parser};
 use muster_service::exit;
 
 use crate::{
-    cli::{AgentCommand, Cli, Command, ConfigCommand},
+    cli::{AgentCommand, Cli, Command, ConfigCommand, KeypollCommand},
     context::Context,
 };
 
@@ -80,6 +81,8 @@ async fn carry_out(cli: Cli) -> anyhow::Result<u8> {
         Command::Agent(AgentCommand::Show(arguments)) => agent::list::show(&context, &arguments).await,
         Command::Agent(AgentCommand::Add(arguments)) => agent::change::add(&context, &arguments).await,
         Command::Agent(AgentCommand::Remove(arguments)) => agent::change::remove(&context, &arguments).await,
+        Command::Keypoll(KeypollCommand::Status) => keypoll::status(&context).await,
+        Command::Keypoll(KeypollCommand::Try(arguments)) => keypoll::try_look_up(&context, &arguments).await,
         Command::Events(arguments) => events::events(&context, &arguments).await,
         Command::Config(ConfigCommand::Check(arguments)) => config::check(&context, &arguments),
         Command::Config(ConfigCommand::Show(arguments)) => config::show(&context, &arguments),

@@ -228,7 +228,7 @@ mod tests {
             facts: vec![("agents".to_owned(), "50".to_owned())],
         };
         Found {
-            daemon: daemons::ALL[2],
+            daemon: daemons::ALL[3],
             idle: None,
             state: State::Running(Box::new(status)),
         }

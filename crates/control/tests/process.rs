@@ -79,7 +79,7 @@ fn status_tells_stopped_daemons_with_code_3() {
     let home = Home::new();
     let output = home.run(&["status"]);
     assert_eq!(exit_code(&output), exit::UNREACHABLE);
-    assert_eq!(stdout(&output).lines().count(), 3, "{}", stdout(&output));
+    assert_eq!(stdout(&output).lines().count(), 4, "{}", stdout(&output));
     let status = json(&home, &["status"]);
     let daemons = status["daemons"].as_array().expect("array");
     let states: Vec<_> = daemons
@@ -87,7 +87,15 @@ fn status_tells_stopped_daemons_with_code_3() {
         .map(|daemon| (daemon["daemon"].as_str(), daemon["state"].as_str()))
         .collect();
     let stopped = |name| (Some(name), Some("stopped"));
-    assert_eq!(states, [stopped("natsd"), stopped("authd"), stopped("remoted")]);
+    assert_eq!(
+        states,
+        [
+            stopped("natsd"),
+            stopped("authd"),
+            stopped("keypolld"),
+            stopped("remoted")
+        ]
+    );
 }
 
 #[test]
