@@ -12,6 +12,7 @@ pub mod enroll;
 pub mod home;
 pub mod live;
 pub mod nats;
+pub mod remote;
 pub mod swarm;
 pub mod wait;
 pub mod wire;
