@@ -6,13 +6,18 @@
 //! | [`scan`] | makes them from `etc/shared`, and keeps copies where stock programs look |
 //! | [`membership`] | which groups an agent has, and what its keepalive therefore means |
 //! | [`push`], [`pushes`] | one file on its way, and all of them |
-//! | [`engine`] | the thread that does the waiting |
+//! | [`core`](self::core) | all decisions together |
+//! | [`engine`] | the waiting: disk, authd, workers, clock |
 //!
 //! **Invariant:** no acknowledgement, status or event waits for anything here. When the disk or authd is slow, agents
 //! keep the files that they have.
 
+pub mod core;
+pub mod engine;
 pub mod library;
 pub mod membership;
 pub mod push;
 pub mod pushes;
 pub mod scan;
+
+pub use engine::{Carrier, Engine, EngineParts, Shared};

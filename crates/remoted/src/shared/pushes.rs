@@ -20,7 +20,7 @@ use super::{
     library::MergedFile,
     push::{Push, Step, Stopped, Taken},
 };
-use crate::slot::{AgentSlot, Millis, Route};
+use crate::slot::{AgentSlot, Millis, Route, SendError};
 
 /// How long an agent that got a file may go on reporting its old sum before it gets it again: a keepalive may have been
 /// under way.
@@ -57,6 +57,24 @@ pub struct JobResult {
     pub ticket: u64,
     /// What.
     pub taken: Taken,
+}
+
+impl JobResult {
+    /// The result of a job that no worker took.
+    pub(crate) fn nothing(job: &Job) -> impl FnOnce(SendError) -> Self + use<> {
+        let (id, ticket) = (job.slot.id.clone(), job.ticket);
+        move |error| Self {
+            id,
+            ticket,
+            taken: Taken {
+                count: 0,
+                stopped: Some(match error {
+                    SendError::QueueFull => Stopped::Full,
+                    _ => Stopped::Gone,
+                }),
+            },
+        }
+    }
 }
 
 muster_service::counters! {
