@@ -143,6 +143,14 @@ pub enum AgentCommand {
     Add(AgentAdd),
     /// remove agents and their keys
     Remove(AgentRemove),
+    /// order agents to restart
+    Restart(AgentTargets),
+    /// order agents to close their connection and make a new one
+    Reconnect(AgentTargets),
+    /// ask an agent something and print its answer
+    ///
+    /// As JSON: {"id", "answer": what it says, as JSON if it is such, else as text}.
+    Request(AgentRequest),
 }
 
 /// `agent list`
@@ -223,6 +231,34 @@ pub struct KeypollTry {
 
     /// its id or address
     pub value: String,
+}
+
+/// `agent restart`, `agent reconnect`
+#[derive(Args, Debug)]
+pub struct AgentTargets {
+    /// the agents' ids
+    #[arg(required_unless_present = "all", value_name = "ID")]
+    pub ids: Vec<String>,
+
+    /// every agent that is connected
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+}
+
+/// `agent request`
+#[derive(Args, Debug)]
+pub struct AgentRequest {
+    /// the agent's id
+    pub id: String,
+
+    /// who in the agent is asked, and what: agent getstate, agent getconfig client, com restart
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "TARGET DATA"
+    )]
+    pub text: Vec<String>,
 }
 
 /// `events`

@@ -24,9 +24,8 @@ const ABSENT: &str = "-";
 /// No value can shift those behind it: white space and control characters in a value become `_`.
 pub fn to_text(body: &[u8]) -> Option<Vec<u8>> {
     let first = serde_json::Deserializer::from_slice(body).into_iter::<Value>().next();
-    let order = match first {
-        Some(Ok(order @ Value::Object(_))) => order,
-        _ => return None,
+    let Some(Ok(order @ Value::Object(_))) = first else {
+        return None;
     };
     let command = order.get("command")?.as_str()?;
     let command = if command == RESTART { RESTART_TEXT } else { command };
