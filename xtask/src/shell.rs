@@ -51,14 +51,26 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{line}: its output is not UTF-8"))
 }
 
-/// The first of these that is a program: `name` in the `PATH`, where Debian puts servers, and below `target/tools`.
+/// The first of these that is a program: `name` in the `PATH`, where Debian puts servers, and the same places below
+/// `target/tools`.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(["/usr/sbin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from))
-        .chain(["usr/sbin", "usr/bin"].map(|below| crate::tools::directory().join(below)))
+        .chain([PathBuf::from("/usr/local/bin")])
+        .chain(places_below(Path::new("/")))
+        .chain(places_below(&crate::tools::directory()))
         .map(|folder| folder.join(name))
         .find(|program| program.is_file())
+}
+
+/// Where Debian puts programs; each version of PostgreSQL has a place of its own.
+fn places_below(root: &Path) -> Vec<PathBuf> {
+    let versions = std::fs::read_dir(root.join("usr/lib/postgresql")).into_iter().flatten();
+    let versions = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
+    [root.join("usr/sbin"), root.join("usr/bin")]
+        .into_iter()
+        .chain(versions)
+        .collect()
 }
 
 fn describe(command: &Command) -> String {

@@ -1,4 +1,4 @@
-//! The servers that the tests talk to, from Debian's packages. They are unpacked below `target/tools`: nothing is
+//! The servers that the tests talk to, and what scripts reach them with, from Debian's packages. They are unpacked below `target/tools`: nothing is
 //! installed, so nothing is started or enabled, and no root is needed where the package lists are there.
 
 use std::{fs, path::PathBuf, process::Command};
@@ -7,29 +7,66 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// A program that the tests run, and the Debian package that has it.
+/// A Debian package that the tests need.
 struct Tool {
-    program: &'static str,
     package: &'static str,
+    has: Has,
 }
 
-const TOOLS: [Tool; 1] = [Tool {
-    program: "nats-server",
-    package: "nats-server",
-}];
+/// How one sees that a package is there.
+enum Has {
+    /// It has this program, which may also have come in another way.
+    Program(&'static str),
+    /// It is a library or module, installed or unpacked by us.
+    Files,
+}
+
+const fn program(package: &'static str, name: &'static str) -> Tool {
+    Tool {
+        package,
+        has: Has::Program(name),
+    }
+}
+
+const fn files(package: &'static str) -> Tool {
+    Tool {
+        package,
+        has: Has::Files,
+    }
+}
+
+const TOOLS: [Tool; 15] = [
+    program("nats-server", "nats-server"),
+    // Databases that hold agents' keys, and what scripts reach them with.
+    program("mariadb-server-core", "mariadbd"),
+    program("mariadb-client-core", "mariadb"),
+    program("postgresql-15", "postgres"),
+    program("postgresql-client-15", "psql"),
+    program("sqlite3", "sqlite3"),
+    program("python3", "python3"),
+    files("libmariadb3"),
+    files("libpq5"),
+    files("python3-pymysql"),
+    files("python3-psycopg2"),
+    program("php8.2-cli", "php8.2"),
+    files("php8.2-mysql"),
+    files("libdbi-perl"),
+    files("libdbd-mysql-perl"),
+];
 
 /// Where packages are unpacked.
 pub(crate) fn directory() -> PathBuf {
     shell::target().join("tools")
 }
 
-/// Unpacks the packages of the tools that are not there. Without apt, or without a way to the packages, says in one
-/// line what to install.
+fn downloads() -> PathBuf {
+    directory().join("packages")
+}
+
+/// Unpacks the packages that are not there. Without apt, or without a way to the packages, says in one line what to
+/// install.
 pub(crate) fn fetch_missing() -> Result<()> {
-    let missing: Vec<&Tool> = TOOLS
-        .iter()
-        .filter(|tool| shell::find_program(tool.program).is_none())
-        .collect();
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !tool.is_there()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -38,8 +75,34 @@ pub(crate) fn fetch_missing() -> Result<()> {
     fetch(&missing).with_context(|| format!("the tests need these Debian packages, please install them: {packages}"))
 }
 
+impl Tool {
+    fn is_there(&self) -> bool {
+        match self.has {
+            Has::Program(name) => shell::find_program(name).is_some(),
+            Has::Files => is_installed(self.package) || archive(self.package).is_some(),
+        }
+    }
+}
+
+fn is_installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    let output = query.args(["--show", "--showformat=${Status}", package]).output();
+    output.is_ok_and(|output| output.stdout == b"install ok installed")
+}
+
+/// The package as it was downloaded.
+fn archive(package: &str) -> Option<PathBuf> {
+    let begin = format!("{package}_");
+    let entries = fs::read_dir(downloads()).ok()?;
+    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&begin) && name.ends_with(".deb")
+    })
+}
+
 fn fetch(missing: &[&Tool]) -> Result<()> {
-    let downloads = directory().join("packages");
+    let downloads = downloads();
     fs::create_dir_all(&downloads).with_context(|| format!("cannot create {}", downloads.display()))?;
     for tool in missing {
         if download(tool, &downloads).is_err() {
@@ -47,18 +110,11 @@ fn fetch(missing: &[&Tool]) -> Result<()> {
             shell::run(Command::new("apt-get").args(["-qq", "update"]))?;
             download(tool, &downloads)?;
         }
-        let archive = fs::read_dir(&downloads)?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| {
-                path.extension().is_some_and(|extension| extension == "deb")
-                    && path
-                        .file_name()
-                        .is_some_and(|name| name.to_string_lossy().starts_with(tool.package))
-            })
-            .with_context(|| format!("apt-get download {} left no package", tool.package))?;
+        let archive =
+            archive(tool.package).with_context(|| format!("apt-get download {} left no package", tool.package))?;
         shell::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(directory()))?;
-        if shell::find_program(tool.program).is_none() {
-            bail!("package {} has no program {}", tool.package, tool.program);
+        if !tool.is_there() {
+            bail!("package {} has not what it should", tool.package);
         }
     }
     Ok(())
