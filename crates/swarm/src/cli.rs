@@ -14,7 +14,8 @@ use crate::{
 ///
 /// Enrolls agents at the enrollment port, or takes their keys from a file, connects them all, and lets each of them
 /// send keepalives and events as agents of its family do. Orders come one a line on standard input:
-/// kill N [silent], kill-names A,B [silent], revive, status, stop. When standard input is a pipe, its end means stop.
+/// `kill N`, `kill-names A,B` (either with `silent` behind it: connections stay open), `revive`, `status`, `stop`. When
+/// standard input is a pipe, its end means stop.
 #[derive(Parser, Debug)]
 #[command(name = "muster-swarm", version)]
 pub struct Cli {
