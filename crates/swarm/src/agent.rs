@@ -2,7 +2,7 @@
 //!
 //! It does what agents of its family are seen to do: a startup until it is acknowledged, then keepalives and events;
 //! it answers requests, takes shared files, reconnects when told to or when the manager has been silent for too long.
-//! Sealing, framing and sockets belong to [`crate::session`].
+//! Sealing, framing and sockets belong to the session around it.
 //!
 //! **Invariant:** between a startup and its ack the agent sends nothing else.
 
