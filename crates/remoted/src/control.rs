@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::{
     desk::Window, edge::Edge, key_requests::KeyRequestQueue, options, orders::OrderCounters, reach::Reach,
-    requests::serve::RequestCounters,
+    requests::serve::RequestCounters, shared::Shared,
 };
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.
@@ -38,6 +38,8 @@ pub struct Control {
     pub settings: Mutex<Arc<Settings>>,
     /// The roster.
     pub window: Window,
+    /// Shared files.
+    pub shared: Shared,
     /// The network.
     pub edge: Arc<Mutex<Edge>>,
     /// The way to natsd.
@@ -68,6 +70,35 @@ impl Control {
     }
 }
 
+impl Control {
+    fn add_shared(&self, status: &mut DaemonStatus) {
+        let shared = self.shared.status();
+        status.queues.push(self.shared.queue());
+        let counted = shared.counters.into_iter();
+        status
+            .counters
+            .extend(counted.map(|(name, value)| (format!("remoted_{name}"), value)));
+        status.facts.extend([
+            ("groups".to_owned(), shared.groups.to_string()),
+            (
+                "shared_files".to_owned(),
+                format!("{} running, {} waiting", shared.running, shared.waiting),
+            ),
+        ]);
+        if let Some(error) = shared.away {
+            status
+                .degraded
+                .push(format!("authd does not say which groups agents have: {error}"));
+        }
+    }
+
+    /// authd has written the keys, or groups have changed.
+    async fn files_changed(&self) -> Option<bool> {
+        self.shared.look_now();
+        self.read_keys().await
+    }
+}
+
 impl Handler for Control {
     async fn status(&self) -> DaemonStatus {
         let mut status = self.status.status();
@@ -95,6 +126,7 @@ impl Handler for Control {
         status
             .counters
             .extend(asked.map(|(name, value)| (format!("remoted_{name}"), value)));
+        self.add_shared(&mut status);
         let outbox = self.outbox.status();
         status
             .queues
@@ -168,7 +200,7 @@ impl Handler for Control {
                 Response::Agents { agents, more: false }
             }
             Request::Liveness(id) => Response::Liveness(self.window.roster().liveness(id.as_str())),
-            Request::KeysChanged => match self.read_keys().await {
+            Request::KeysChanged => match self.files_changed().await {
                 Some(true) => Response::Done("the key file was read".to_owned()),
                 Some(false) => Response::Done("the key file is being read".to_owned()),
                 None => Response::Failed("remoted is stopping".to_owned()),

@@ -29,6 +29,7 @@ use crate::{
         serve::{RequestCounters, Service, ServiceParts},
     },
     roster::Roster,
+    shared::{Engine, EngineParts},
     store::{Opened, Store, Writer},
 };
 
@@ -36,6 +37,10 @@ use crate::{
 pub fn own_files(startup: &Startup) -> anyhow::Result<()> {
     startup.own_directory(paths::RIDS)?;
     startup.own_directory("queue/db")?;
+    startup.own_directory(paths::MULTIGROUPS)?;
+    if !Path::new(paths::SHARED).is_dir() {
+        startup.own_directory(paths::SHARED)?;
+    }
     ["", "-wal", "-shm"]
         .iter()
         .try_for_each(|ending| startup.own_file(&format!("{}{ending}", paths::AGENTS_DB)))
@@ -80,12 +85,18 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
         home: Path::new(""),
         settings: &settings,
         sockets,
-        news: news_sender,
+        news: news_sender.clone(),
         key_requests: Arc::new(key_requests.clone()),
         unix_seconds: u32::try_from(clock::unix_s()).unwrap_or(u32::MAX),
         request_ids,
     })?;
     let courier = edge.courier();
+    let (engine, shared) = Engine::new(EngineParts {
+        home: Path::new(""),
+        settings: &settings,
+        news: news_sender,
+        carrier: edge.carrier(),
+    });
     let (tables, registry, layout) = (edge.tables(), edge.registry(), edge.layout());
     let edge = Arc::new(Mutex::new(edge));
     let reach = Arc::new(Reach::new(settings.global.agents_disconnection_time));
@@ -110,6 +121,10 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
             news,
             courier,
             own_line,
+            listener: Box::new({
+                let shared = shared.clone();
+                move |news| shared.hear(news)
+            }),
             writer,
             clock,
         },
@@ -151,6 +166,7 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
         reloader: running.reloader(),
         settings: Mutex::new(settings),
         window,
+        shared,
         edge: Arc::clone(&edge),
         outbox,
         host,
@@ -169,6 +185,7 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
         Ok(())
     });
     running.spawn("orders", orders.serve(local.orders, running.stopping()));
+    running.spawn("shared files", engine.run(running.stopping()));
     running.spawn("desk", desk.run());
     let stop = running.stopping();
     running.spawn("edge", async move {

@@ -26,7 +26,7 @@ use tokio::{
         mpsc::{self, OwnedPermit},
         watch,
     },
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -39,6 +39,9 @@ use crate::{
 pub const NEWS_QUEUE: usize = 4096;
 /// News that are taken in one go, before time gets its turn.
 const NEWS_AT_ONCE: usize = 256;
+/// How long news are left to gather after a handful was taken: waking for each would cost more than all that it leads
+/// to. Nobody waits for the roster, acknowledgements least of all.
+const BREATH: Duration = Duration::from_millis(5);
 /// How long a row that says no more than "heard" may wait for others.
 const GATHER: Duration = Duration::from_millis(100);
 /// Rows that are not kept waiting for more, and are written in one go.
@@ -61,6 +64,8 @@ pub struct DeskParts {
     pub courier: Arc<dyn Courier>,
     /// To the analysis daemon.
     pub own_line: OwnLine,
+    /// Who hears what the roster hears, just before it. Must not wait.
+    pub listener: Box<dyn Fn(&News) + Send>,
     /// To the store.
     pub writer: Writer,
     /// The time.
@@ -221,6 +226,7 @@ impl Desk {
                 count = self.parts.news.recv_many(&mut inbox, NEWS_AT_ONCE), if open => Turn::News(count),
                 () = sleep_until(wake_at.unwrap_or(now)), if wake_at.is_some() => Turn::Time,
             };
+            let breathe = matches!(turn, Turn::News(count) if count < NEWS_AT_ONCE);
             match turn {
                 Turn::Store(Some(room)) => {
                     room.send(self.batch());
@@ -234,6 +240,9 @@ impl Desk {
                 self.tick();
             }
             self.look();
+            if breathe {
+                sleep(BREATH).await;
+            }
         }
         self.finish().await
     }
@@ -261,6 +270,7 @@ impl Desk {
     }
 
     fn take(&mut self, news: News) {
+        (self.parts.listener)(&news);
         self.window.roster().on_news(self.window.now(), news, &mut self.out);
         self.perform();
     }

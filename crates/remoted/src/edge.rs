@@ -68,6 +68,7 @@ use crate::{
     },
     requests::registry::{Registry, RequestIds},
     session::{KeyRequests, Rules, Verify},
+    shared::Carrier,
     slot::{AgentSlot, Courier, News, SendError},
 };
 
@@ -255,6 +256,11 @@ impl Edge {
     /// Where workers bring the answers to requests of local programs.
     pub fn registry(&self) -> Arc<Registry> {
         Arc::clone(&self.courier.common.registry)
+    }
+
+    /// How files reach agents.
+    pub fn carrier(&self) -> Arc<dyn Carrier> {
+        Arc::clone(&self.courier) as Arc<dyn Carrier>
     }
 
     /// The key file was written: look at it now.

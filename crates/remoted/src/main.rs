@@ -16,6 +16,13 @@ fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     let local = LocalSockets::bind(&mut startup)?;
     let sockets = Sockets::bind(&startup.settings, cli.workers())?;
     daemon::own_files(&startup)?;
-    startup.drop_privileges(FileAccess::new().write([paths::RIDS, "queue/db", "queue/ossec"]))?;
+    let own = [
+        paths::RIDS,
+        "queue/db",
+        "queue/ossec",
+        paths::SHARED,
+        paths::MULTIGROUPS,
+    ];
+    startup.drop_privileges(FileAccess::new().write(own))?;
     startup.run(async move |running| daemon::start(running, local, sockets).await)
 }

@@ -59,6 +59,7 @@ impl Office {
             news: inbox,
             courier: Arc::clone(&post) as Arc<dyn Courier>,
             own_line: Box::new(move |_, program, text| said.lock().unwrap().push(format!("{program}: {text}"))),
+            listener: Box::new(|_| {}),
             writer: Writer::start(store.store, || {}).unwrap(),
         };
         let desk = Desk::new(Roster::new(settings, clock.now(), store.rows, 1), parts);

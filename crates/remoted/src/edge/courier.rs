@@ -9,7 +9,13 @@ use super::{
     tally::Tally,
     worker::{Common, Shared},
 };
-use crate::slot::{AgentSlot, ConnectionId, Courier, Millis, Route, SendError};
+use crate::{
+    shared::{
+        Carrier,
+        pushes::{Job, JobResult},
+    },
+    slot::{AgentSlot, ConnectionId, Courier, Millis, Route, SendError},
+};
 
 /// Commands that may wait for one worker. When it is full the sender is told so and tries again later.
 pub(crate) const COMMAND_QUEUE: usize = 8192;
@@ -30,6 +36,11 @@ pub(crate) enum Command {
         location: &'static str,
         text: Box<str>,
     },
+    /// Send an agent the next messages of a file, as far as its way takes them now.
+    Push {
+        job: Box<Job>,
+        results: mpsc::Sender<JobResult>,
+    },
 }
 
 /// How the roster reaches agents.
@@ -49,6 +60,17 @@ impl Courier for WorkerCourier {
             payload: payload.into(),
         };
         self.command(route.worker(), command)
+    }
+}
+
+impl Carrier for WorkerCourier {
+    fn carry(&self, job: Job, results: &mpsc::Sender<JobResult>) -> Result<(), SendError> {
+        let worker = job.route.worker();
+        let command = Command::Push {
+            job: Box::new(job),
+            results: results.clone(),
+        };
+        self.command(worker, command)
     }
 }
 
@@ -84,6 +106,16 @@ pub(crate) async fn obey(worker: Shared, mut commands: mpsc::Receiver<Command>) 
                 if worker.outgoing.send(&slot, &route, &payload).is_err() {
                     worker.tallies.count(Tally::CommandsFailed);
                 }
+            }
+            Command::Push { job, results } => {
+                let taken = worker.outgoing.push(&job.slot, &job.route, &job.messages);
+                let result = JobResult {
+                    id: job.slot.id.clone(),
+                    ticket: job.ticket,
+                    taken,
+                };
+                // There is a place for every job under way; if not, the push is over and nobody asks.
+                let _ = results.try_send(result);
             }
             Command::Close(connection) => {
                 worker.outgoing.shut_down(connection);

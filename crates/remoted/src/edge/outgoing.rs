@@ -25,7 +25,8 @@ use tokio::{
 use super::tally::{Tallies, Tally};
 use crate::{
     counters::SenderPair,
-    slot::{AgentSlot, ConnectionId, Millis, Route},
+    shared::push::{Stopped, Taken},
+    slot::{AgentSlot, ConnectionId, Message, Millis, Route},
 };
 
 /// What may wait for a peer that has not proved a key: some pongs.
@@ -144,6 +145,42 @@ impl Outgoing {
             Err(_) => self.tallies.count(Tally::RepliesDropped),
         }
         result
+    }
+
+    /// Sends the next messages of a file until the way is half full: a file that an agent takes slowly must leave room
+    /// for its acknowledgements.
+    pub(crate) fn push(&mut self, slot: &AgentSlot, route: &Route, messages: &[Vec<u8>]) -> Taken {
+        for (count, message) in messages.iter().enumerate() {
+            let sent = if self.has_room(route) {
+                self.try_send(slot, route, message)
+            } else {
+                Err(Lost::Full)
+            };
+            let stopped = match sent {
+                Ok(()) => None,
+                Err(Lost::Full) => Some(Stopped::Full),
+                Err(Lost::Gone | Lost::Unsealable(_)) => Some(Stopped::Gone),
+            };
+            if stopped.is_some() {
+                return Taken { count, stopped };
+            }
+            self.tallies.count(Tally::MessagesSent);
+            slot.counts().add(Message::Shared);
+        }
+        Taken {
+            count: messages.len(),
+            stopped: None,
+        }
+    }
+
+    fn has_room(&self, route: &Route) -> bool {
+        match route {
+            Route::Tcp { connection, .. } => self
+                .connections
+                .get(connection)
+                .is_none_or(|entry| entry.way.waiting.borrow().len() < self.send_buffer / 2),
+            Route::Udp { .. } => true,
+        }
     }
 
     fn try_send(&mut self, slot: &AgentSlot, route: &Route, payload: &[u8]) -> Result<(), Lost> {

@@ -84,7 +84,10 @@ impl Roster {
         }
         // Until it is known what became of it.
         agent.schedule.postpone(now.mono + retry);
-        let (message, counter) = match agent.schedule.probe(probe, agent.slot.family(), agent.slot.heard()) {
+        let probe = agent.schedule.probe(probe, agent.slot.family(), agent.slot.heard());
+        // What an agent does not know destroys a file that it is getting.
+        let probe = if agent.slot.receives_file() { Probe::Ack } else { probe };
+        let (message, counter) = match probe {
             Probe::Keepalive => (
                 ToAgent::Keepalive {
                     name: &agent.slot.name,

@@ -244,7 +244,7 @@ impl Engine {
             self.look(now);
             self.ask(now, &mut told);
             self.push(now);
-            told.drain(..).for_each(|news| self.tell(news));
+            told.drain(..).for_each(|news| self.tell(&news));
             self.report();
         }
     }
@@ -257,11 +257,7 @@ impl Engine {
         };
         let found = self.looks.0.clone();
         spawn_blocking(move || {
-            let Look {
-                needed,
-                lists,
-                are_all,
-            } = look;
+            let Look { needed, lists, are_all } = look;
             let library = scanner.look(&needed, &lists, are_all);
             // The only look under way has the only place.
             let _ = found.try_send((scanner, library));
@@ -289,10 +285,10 @@ impl Engine {
         }
     }
 
-    fn tell(&mut self, told: Told) {
+    fn tell(&mut self, told: &Told) {
         let (slot, shared) = told.clone();
         if self.news.try_send(News::Shared { slot, shared }).is_ok() {
-            self.core.told(&told);
+            self.core.told(told);
         }
     }
 

@@ -198,9 +198,7 @@ impl Pushes {
         self.wake(now);
         while self.active < self.limits.active {
             // A push that was begun goes before one that was not: it holds a file open.
-            let Some(id) = self.ready.pop_front().or_else(|| self.begin(now)) else {
-                return None;
-            };
+            let id = self.ready.pop_front().or_else(|| self.begin(now))?;
             // Whoever was woken for a push that is over may be named here once too often.
             let Some(State::Running(running)) = self.states.get_mut(&id) else {
                 continue;

@@ -77,8 +77,7 @@ impl Scene {
             slot: Arc::clone(slot),
             sum: sum.map(str::to_owned),
         };
-        self.core
-            .on_sign(Millis(now), Sign::Reported(reported), &mut self.told);
+        self.core.on_sign(Millis(now), Sign::Reported(reported), &mut self.told);
     }
 
     fn words(&self) -> Vec<(String, &'static str)> {
