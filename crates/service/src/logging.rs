@@ -59,10 +59,7 @@ pub(crate) fn install(logging: &Logging<'_>) -> io::Result<()> {
             .with_writer(output)
             .boxed(),
         LogFormat::Text => match logging.stock_name {
-            Some(name) => fmt::layer()
-                .event_format(StockFormat(name.to_owned()))
-                .with_writer(output)
-                .boxed(),
+            Some(name) => stock_layer(name, output).boxed(),
             // The journal knows the time itself.
             None if to_journal => fmt::layer().without_time().with_ansi(false).with_writer(output).boxed(),
             None => fmt::layer()
@@ -108,6 +105,18 @@ fn filter(debug: u8) -> EnvFilter {
         1 => "info,muster=debug",
         _ => "debug,muster=trace",
     })
+}
+
+/// Lines for a log that stock daemons write too: without colours, wherever they go.
+fn stock_layer<S, W>(name: &str, output: W) -> impl Layer<S> + Send + Sync + use<S, W>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    fmt::layer()
+        .with_ansi(false)
+        .event_format(StockFormat(name.to_owned()))
+        .with_writer(output)
 }
 
 struct LocalTime;
@@ -226,6 +235,18 @@ mod tests {
         output.write_all(b"three\n").expect("written");
         assert_eq!(fs::read(&rotated).expect("read"), b"one\ntwo\n");
         assert_eq!(fs::read(&path).expect("read"), b"three\n");
+    }
+
+    #[test]
+    fn line_among_stock_daemons_has_their_form_and_no_colours() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let writer = Mutex::new(file.reopen().expect("opened"));
+        let subscriber = tracing_subscriber::registry().with(stock_layer("wazuh-authd", writer));
+        tracing::subscriber::with_default(subscriber, || tracing::warn!(agents = 2, "agents are loaded"));
+        let line = fs::read_to_string(file.path()).expect("read");
+        let (time, rest) = line.split_at("2026/11/21 09:02:00".len());
+        assert_eq!(rest, " wazuh-authd: WARNING: agents are loaded agents=2\n");
+        assert!(jiff::civil::DateTime::strptime("%Y/%m/%d %H:%M:%S", time).is_ok(), "{time}");
     }
 
     #[test]
