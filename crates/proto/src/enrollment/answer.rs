@@ -1,6 +1,6 @@
 //! What goes back over port 1515.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use zeroize::Zeroizing;
 
@@ -104,9 +104,17 @@ impl Rejection {
     }
 }
 
+/// For logs: a stranger's control characters are shown escaped, or they would reach the terminal of whoever reads them.
 impl fmt::Display for Rejection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&String::from_utf8_lossy(&self.text()))
+        let text = self.text();
+        String::from_utf8_lossy(&text).chars().try_for_each(|letter| {
+            if letter.is_control() {
+                write!(formatter, "{}", letter.escape_default())
+            } else {
+                formatter.write_char(letter)
+            }
+        })
     }
 }
 
@@ -228,6 +236,16 @@ mod tests {
         let wire = Rejection::InvalidName(vec![b'n'; 3000]).to_wire();
         assert_eq!(wire.len(), 2068);
         assert!(wire.ends_with(b"nnn. Unable to add agent"));
+    }
+
+    #[test]
+    fn control_characters_of_a_name_do_not_reach_the_log() {
+        let rejection = Rejection::InvalidName(b"a\x1b[31mb\r\x07".to_vec());
+        assert_eq!(
+            rejection.to_string(),
+            "ERROR: Invalid agent name: a\\u{1b}[31mb\\r\\u{7}"
+        );
+        assert!(rejection.to_wire().contains(&0x1b), "the answer is the stock one");
     }
 
     #[test]

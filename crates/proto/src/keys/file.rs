@@ -2,7 +2,7 @@
 //!
 //! The reader is the stock one, with three differences, all on the safe side: a line with a bad address is set aside
 //! where the stock daemon does not start; a line over [`MAX_LINE_LEN`] is set aside where the stock reader takes it
-//! for two; and a carriage return at the end of a line is not part of the key.
+//! for two; and carriage returns at the end of a line are not part of the key.
 //!
 //! Nothing that could hold somebody's key is lost by reading and writing: removed lines and unreadable agent lines
 //! are kept as bytes. Comments, lines that begin with a space and lines with fewer than four fields go, as stock.
@@ -144,7 +144,7 @@ fn read_line(line: &[u8]) -> Result<Line, ProblemKind> {
     }
     let (_, behind_name) = split_at_space(behind_id).ok_or(ProblemKind::MissingField)?;
     let (_, key) = split_at_space(behind_name).ok_or(ProblemKind::MissingField)?;
-    if key.strip_suffix(b"\r").unwrap_or(key).is_empty() {
+    if key.iter().all(|byte| *byte == b'\r') {
         return Err(ProblemKind::MissingField);
     }
     if line.len() > MAX_LINE_LEN {
@@ -154,11 +154,16 @@ fn read_line(line: &[u8]) -> Result<Line, ProblemKind> {
     let mut fields = line.splitn(4, ' ');
     let mut field = || fields.next().ok_or(ProblemKind::MissingField);
     let (id, name, address, key) = (field()?, field()?, field()?, field()?);
+    // What is cut may end in carriage returns again, which the next reader would take off.
+    let key = cut(key.trim_end_matches('\r')).trim_end_matches('\r');
+    if key.is_empty() {
+        return Err(ProblemKind::MissingField);
+    }
     Ok(Line::Agent(KeyEntry {
         id: AgentId::new(cut(id)),
         name: cut(name).to_owned(),
         address: RegisteredAddress::parse(cut(address)).map_err(|_| ProblemKind::BadAddress)?,
-        key: Secret::new(cut(key.strip_suffix('\r').unwrap_or(key)).to_owned()),
+        key: Secret::new(key.to_owned()),
     }))
 }
 

@@ -157,3 +157,14 @@ proptest! {
         prop_assert_eq!(first.entries.len() + first.removed.len() + first.problems.len(), lines.len());
     }
 }
+
+#[test]
+fn carriage_returns_behind_a_key_do_not_grow_into_the_loss_of_an_agent() {
+    let long = format!("001 a any {}\r\rtail\n", "k".repeat(125));
+    for line in ["001 a any kk\r\r\n", "001 a any k\r\r\r", long.as_str()] {
+        let first = parse(line.as_bytes());
+        let second = parse(&written(&first));
+        assert_eq!(first.entries.len(), 1, "{line:?}");
+        assert!(first.entries == second.entries, "{line:?}");
+    }
+}
