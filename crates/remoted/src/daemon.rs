@@ -20,6 +20,7 @@ use crate::{
     edge::{Edge, EdgeParts, Sockets},
     key_requests::KeyRequestQueue,
     local::LocalSockets,
+    monitor,
     options,
     orders::{OrderCounters, Orders},
     reach::Reach,
@@ -30,6 +31,7 @@ use crate::{
     },
     roster::Roster,
     shared::{Engine, EngineParts},
+    slot::Millis,
     store::{Opened, Store, Writer},
 };
 
@@ -109,7 +111,11 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
         counters: Arc::clone(&order_counters),
     };
     let lines = Arc::clone(&edge);
-    let own_line = Box::new(move |slot: &_, program, text: &str| {
+    let stock_monitord = monitor::StockMonitord::default();
+    let own_line = Box::new(move |slot: &_, program: &'static str, text: &str| {
+        if program == monitor::PROGRAM && stock_monitord.runs(Path::new(paths::RUN), Millis::now()) {
+            return;
+        }
         // A line about an agent that stops while we do is lost with us.
         if let Ok(edge) = lines.try_lock() {
             let _ = edge.own_line(slot, program, text);

@@ -11,6 +11,7 @@
 //! | [`edge`], [`session`], [`analysis`], [`archives`] | messages in, answers and events out |
 //! | [`keys`], [`counters`] | `client.keys` and `queue/rids` |
 //! | [`roster`], [`schedule`], [`wheel`] | who is alive: pure decisions, with time as an argument |
+//! | [`monitor`] | what stock's monitord says about agents |
 //! | [`desk`] | the waiting around the roster |
 //! | [`store`], [`events`] | `queue/db/agents.db`, and what natsd is told |
 //! | [`local`], [`requests`], [`orders`], [`reach`] | what local programs ask of agents and order them to do, and who may be sent it |
@@ -44,6 +45,7 @@ pub mod events;
 pub mod key_requests;
 pub mod keys;
 pub mod local;
+pub mod monitor;
 pub mod options;
 pub mod orders;
 pub mod reach;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use muster_config::{ManagerKeepalive, Probe, Remote, Settings};
 
 use crate::{
+    monitor::MonitorSettings,
     roster::RosterSettings,
     schedule::{Policy, ProbeChoice, Sending},
 };
@@ -16,6 +17,17 @@ pub fn roster_settings(settings: &Settings, host: &str) -> RosterSettings {
         node: settings.node_name().unwrap_or(host).to_owned(),
         keepalive_events: settings.nats.keepalive_events,
         escalation: settings.nats.escalation,
+        monitor: monitor(settings),
+    }
+}
+
+/// What is said in monitord's place.
+fn monitor(settings: &Settings) -> MonitorSettings {
+    let options = &settings.internal.monitord;
+    let alert_time = settings.global.agents_disconnection_alert_time;
+    MonitorSettings {
+        alert_after: options.monitor_agents.then_some(alert_time),
+        delete_after: Some(options.delete_old_agents).filter(|time| !time.is_zero()),
     }
 }
 

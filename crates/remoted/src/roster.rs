@@ -38,6 +38,7 @@ use self::{
 };
 use crate::{
     events,
+    monitor::{self, Monitor, MonitorSettings},
     requests::registry::RequestIds,
     schedule::Policy,
     slot::{AgentSlot, Millis, News, SendError},
@@ -77,6 +78,8 @@ pub struct RosterSettings {
     pub keepalive_events: KeepaliveEvents,
     /// Whether an absence is said again after an hour and after a day.
     pub escalation: bool,
+    /// What is said to the analysis daemon in monitord's place.
+    pub monitor: MonitorSettings,
 }
 
 /// What is to be done. The caller empties it.
@@ -118,6 +121,17 @@ pub struct Notice {
     pub location: &'static str,
     /// The line.
     pub text: String,
+}
+
+impl Notice {
+    /// What monitord would say of an agent: it was disconnected, it was removed.
+    fn of_monitor(slot: &Arc<AgentSlot>, what: &str) -> Self {
+        Self {
+            slot: Arc::clone(slot),
+            location: monitor::PROGRAM,
+            text: format!("ossec: Agent {what}: '{}-{}'.", slot.name, slot.address),
+        }
+    }
 }
 
 muster_service::counters! {
@@ -168,6 +182,7 @@ pub struct Roster {
     wheel: Wheel,
     pulse: Pulse,
     guard: Guard,
+    monitor: Monitor,
     active: usize,
     restored: Restored,
     /// Places whose status the store does not have yet: they go with the events that tell of it.
@@ -190,6 +205,7 @@ impl Roster {
             wheel: Wheel::new(tick_of(now.mono)),
             pulse: Pulse::start(now.mono, base),
             guard: Guard::new(settings.policy.interval),
+            monitor: Monitor::default(),
             settings,
             table: Table::default(),
             active: 0,
@@ -301,7 +317,10 @@ impl Roster {
             .wheel
             .next_tick()
             .map(|tick| Millis(tick.saturating_mul(TICK.as_millis() as u64)));
-        [wheel, self.guard.ends()].into_iter().flatten().min()
+        [wheel, self.guard.ends(), self.monitor.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A worker or the key watcher has something to tell.
@@ -392,6 +411,7 @@ impl Roster {
         }
         round.next = round.due.len().min(round.next + MAX_DUE_AT_ONCE);
         self.round = round;
+        self.tell_absences(now, out);
     }
 
     /// What became of a message of [`Actions::sends`].

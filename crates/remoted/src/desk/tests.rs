@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
+    monitor::MonitorSettings,
     roster::RosterSettings,
     schedule::{Policy, ProbeChoice, Sending},
     slot::{Protocol, SendError},
@@ -49,6 +50,7 @@ impl Office {
             node: "mgr".to_owned(),
             keepalive_events: KeepaliveEvents::All,
             escalation: false,
+            monitor: MonitorSettings::default(),
         };
         let (news, inbox) = mpsc::channel(NEWS_QUEUE);
         let (post, lines) = (Arc::new(Post::default()), Arc::new(Mutex::new(Vec::new())));

@@ -71,6 +71,12 @@ impl Roster {
             AgentStatus::Pending => agent.missed = 0,
             AgentStatus::NeverConnected => {}
         }
+        match (to, reason) {
+            (AgentStatus::Disconnected, Reason::KeepaliveTimeout | Reason::StuckPending) => {
+                self.monitor.gone(&agent.slot.id, at, self.settings.monitor);
+            }
+            _ => self.monitor.back(&agent.slot.id),
+        }
         let critical_agent = agent.inventory.is_critical();
         agent.level = level(&Change {
             from,

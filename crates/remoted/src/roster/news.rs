@@ -1,6 +1,6 @@
 //! What workers and the key watcher tell, and what it means.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use muster_proto::{
     agent::{AgentStatus, Reason},
@@ -12,7 +12,7 @@ use muster_proto::{
 
 use super::{Actions, Notice, Outgoing, Purpose, Roster, Times, agent::Agent, change::Move, level, time::first_send};
 use crate::{
-    events,
+    events, monitor,
     slot::{AgentSlot, Millis, Protocol, StartupOutcome},
 };
 
@@ -191,6 +191,16 @@ impl Roster {
         }
     }
 
+    /// Tells the analysis daemon of those that have been away for so long that it is to know.
+    pub(super) fn tell_absences(&mut self, now: Times, out: &mut Actions) {
+        for id in self.monitor.take_due(now.mono) {
+            let agent = self.table.place(id.as_str()).and_then(|place| self.table.get(place));
+            if let Some(agent) = agent {
+                out.notices.push(Notice::of_monitor(&agent.slot, "disconnected"));
+            }
+        }
+    }
+
     pub(super) fn add(&mut self, slot: Arc<AgentSlot>, now: Times) {
         let row = self.restored.claim(&slot);
         let is_new = row.is_none();
@@ -199,6 +209,13 @@ impl Roster {
             None => Agent::new(slot, now),
         };
         agent.slot.set_status(agent.status);
+        // A line that an earlier process still owed. Whatever was due before we started, it has told.
+        if let (AgentStatus::Disconnected, Some(Reason::KeepaliveTimeout | Reason::StuckPending), Some(after)) =
+            (agent.status, agent.reason, self.settings.monitor.alert_after)
+            && agent.since + after > now.mono
+        {
+            self.monitor.gone(&agent.slot.id, agent.since, self.settings.monitor);
+        }
         self.active += usize::from(agent.status == AgentStatus::Active);
         let place = self.table.insert(agent);
         if let Some(agent) = self.table.get_mut(place) {
@@ -233,6 +250,11 @@ impl Roster {
         }
         self.wheel.cancel(place);
         if let Some(agent) = self.table.remove(place) {
+            self.monitor.back(&agent.slot.id);
+            let away = Duration::from_millis(now.wall_ms.saturating_sub(agent.since_ms));
+            if agent.status == AgentStatus::Disconnected && monitor::was_stale(away, self.settings.monitor) {
+                out.notices.push(Notice::of_monitor(&agent.slot, "removed"));
+            }
             self.gone.push(agent.slot.id.clone());
         }
     }

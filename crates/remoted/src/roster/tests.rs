@@ -1,6 +1,7 @@
 //! Days of a fleet in milliseconds: a made-up clock, a courier that does as told, and agents that say what they are
 //! told to say.
 
+mod absence;
 mod anything;
 mod life;
 mod restart;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
+    monitor::MonitorSettings,
     schedule::{ProbeChoice, Sending},
     slot::{Protocol, StartupOutcome},
 };
@@ -50,6 +52,7 @@ fn settings() -> RosterSettings {
         node: "mgr".to_owned(),
         keepalive_events: KeepaliveEvents::Off,
         escalation: false,
+        monitor: MonitorSettings::default(),
     }
 }
 
