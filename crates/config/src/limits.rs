@@ -56,6 +56,8 @@ pub const REMOTE_MAX_CONNECTIONS: usize = 50_000;
 pub const REMOTE_MAX_UNIDENTIFIED: usize = 8192;
 /// The same from one address. A whole site may be behind one, and all come back at once after a restart.
 pub const REMOTE_MAX_UNIDENTIFIED_PER_ADDRESS: usize = 2048;
+/// A quiet device says something every hour.
+pub const SYSLOG_SILENT_AFTER: Duration = Duration::from_secs(3600);
 /// A stock agent sends its startup at once, and again within a few seconds.
 pub const REMOTE_IDENTIFY_TIMEOUT: Duration = Duration::from_secs(60);
 

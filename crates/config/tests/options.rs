@@ -152,6 +152,7 @@ fn rows() -> Vec<Row> {
             &["auto", "keepalive", "ack", "request"],
             &["ping", "Auto", ""],
         ),
+        ("remote/silent_after", &["0 => 0s", "15m", "365d"], &["366d", "x", ""]),
         ("remote/when_full", &["drop", "block"], &["wait", ""]),
         ("remote/archives", BOOL.0, BOOL.1),
         ("remote/key_conflict", &["first", "newest"], &["last", ""]),

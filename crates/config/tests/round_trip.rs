@@ -101,6 +101,7 @@ fn remote(index: u16) -> impl Strategy<Value = Remote> {
                 remote.protocols = Protocols { tcp: false, udp: true };
                 remote.allowed_ips = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
                 remote.denied_ips = vec!["10.9.0.0/16".parse().unwrap()];
+                remote.silent_after = remote.limits.identify_timeout;
                 // A syslog block cannot say a queue size: it has no queue.
                 remote.queue_size = Remote::default().queue_size;
             }

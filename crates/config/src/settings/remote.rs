@@ -31,6 +31,9 @@ pub struct Remote {
     /// Syslog only: who may not.
     #[serde(serialize_with = "crate::json::texts")]
     pub denied_ips: Vec<IpNet>,
+    /// Syslog only: how long a sender may be silent before that is told. Zero: for ever.
+    #[serde(serialize_with = "crate::json::seconds")]
+    pub silent_after: Duration,
     /// How many messages may wait between the sockets and the event path.
     pub queue_size: usize,
     /// How long an unused counter file stays open.
@@ -69,6 +72,7 @@ impl Default for Remote {
             local_ip: None,
             allowed_ips: Vec::new(),
             denied_ips: Vec::new(),
+            silent_after: limits::SYSLOG_SILENT_AFTER,
             queue_size: limits::REMOTE_QUEUE_SIZE,
             rids_closing_time: limits::RIDS_CLOSING_TIME,
             connection_overtake_time: limits::CONNECTION_OVERTAKE_TIME,
@@ -335,6 +339,7 @@ impl Block for Remote {
             networks(),
             &mut self.denied_ips,
         );
+        walk.own("silent_after", span(0, 365 * DAY), &mut self.silent_after);
         match self.connection {
             Connection::Secure => walk.stock("queue_size", number(1, 16_777_216), &mut self.queue_size),
             Connection::Syslog => walk.unused(&["queue_size"]),
@@ -395,7 +400,7 @@ impl Remote {
                 "this is a very large queue; each waiting message may take 64 KB",
             );
         }
-        for name in ["allowed-ips", "denied-ips"] {
+        for name in ["allowed-ips", "denied-ips", "silent_after"] {
             if !walk.lacks(name) {
                 walk.warning(
                     name,
