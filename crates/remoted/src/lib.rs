@@ -42,6 +42,8 @@ pub mod daemon;
 pub mod desk;
 pub mod edge;
 pub mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod key_requests;
 pub mod keys;
 pub mod local;
