@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod manual;
 mod nats;
 mod shell;
@@ -35,6 +36,8 @@ enum Task {
     Bench(bench::Bench),
     /// run every check and test, fetching what they need
     Test(test::Test),
+    /// throw made-up input at every decoder and core, with cargo-fuzz
+    Fuzz(fuzz::Fuzz),
     /// make the man pages of section 8 from the programs' own command lines and the prose in man/prose
     Man(manual::Man),
     /// make completions for bash, zsh and fish below target/completions
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Demo(demo) => demo.run(),
         Task::Bench(bench) => bench.run(),
         Task::Test(test) => test.run(),
+        Task::Fuzz(fuzz) => fuzz.run(),
         Task::Man(man) => man.run(),
         Task::Completions => manual::completions(),
         Task::Tools => tools::fetch_missing().map(|()| ExitCode::SUCCESS),
