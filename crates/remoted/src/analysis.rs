@@ -10,7 +10,7 @@
 use std::{
     cell::RefCell,
     io::{self, IoSlice},
-    os::{fd::AsRawFd, unix::net::UnixDatagram as StdUnixDatagram},
+    os::{fd::AsRawFd, unix::net::UnixDatagram},
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -32,7 +32,6 @@ use nix::{
 use socket2::SockRef;
 use tokio::{
     io::Interest,
-    net::UnixDatagram,
     sync::Notify,
     time::{sleep, timeout},
 };
@@ -42,7 +41,10 @@ mod backlog;
 mod valve;
 
 pub(crate) use self::valve::{CAP, Flow, LONGEST_PAUSE};
-use self::{backlog::Backlog, valve::Valve};
+use self::{
+    backlog::Backlog,
+    valve::{Talker, Valve},
+};
 use crate::{
     edge::{Gauges, Tallies, Tally},
     slot::{AgentSlot, Millis},
@@ -117,10 +119,13 @@ pub(crate) struct Analysis {
     need: Need,
     /// There is no socket, and none is needed.
     absent: bool,
+    /// The kernel did not take all: [`drain`] waits until it takes more.
+    blocked: bool,
     looked_for_wait_file: Millis,
 }
 
 enum Line {
+    /// Nobody waits at this socket while all goes well: else the kernel would wake us for each datagram that is read.
     Up(Rc<UnixDatagram>),
     Down {
         was_up: bool,
@@ -149,6 +154,7 @@ impl Analysis {
             gauges,
             need,
             absent: false,
+            blocked: false,
             looked_for_wait_file: Millis::NEVER,
         }
     }
@@ -159,7 +165,10 @@ impl Analysis {
         if self.absent {
             return;
         }
-        if !self.valve.admits(self.backlog.bytes(), can_wait, now) {
+        if !self
+            .valve
+            .admits(self.backlog.bytes(), can_wait, talker(slot, now), now)
+        {
             slot.count_dropped_event();
             let tally = if self.is_down() {
                 Tally::EventsDroppedNoReader
@@ -198,6 +207,11 @@ impl Analysis {
         self.valve.flow(now)
     }
 
+    /// Whether this agent is read though others wait.
+    pub(crate) fn lets_pass(&self, slot: &AgentSlot, now: Millis) -> bool {
+        self.valve.lets_pass(self.backlog.bytes(), talker(slot, now))
+    }
+
     /// Whether more waits than should.
     pub(crate) fn is_full(&self) -> bool {
         self.valve.full_since().is_some()
@@ -218,19 +232,25 @@ impl Analysis {
         Rc::clone(&self.room)
     }
 
-    /// Sends what the kernel takes now; the rest is left to [`drain`].
+    /// What waits is sent once the other connections that can be read now have had their turn: many datagrams cost
+    /// little more than one.
     pub(crate) fn flush(&mut self, now: Millis) {
         if self.backlog.is_empty() {
             return;
         }
-        self.look_for_wait_file(now);
-        if !matches!(self.send_some(now), Sent::All) {
+        if self.backlog.len() >= BATCH && !self.blocked {
+            self.look_for_wait_file(now);
+            self.send_some(now);
+        }
+        if !self.backlog.is_empty() {
+            self.gauges.set_analysis(self.backlog.bytes(), self.is_down());
             self.work.notify_one();
         }
     }
 
     fn send_some(&mut self, now: Millis) -> Sent {
         let sent = self.send_all(now);
+        self.blocked = !matches!(sent, Sent::All);
         self.gauges.set_analysis(self.backlog.bytes(), self.is_down());
         sent
     }
@@ -241,25 +261,22 @@ impl Analysis {
         };
         let socket = Rc::clone(socket);
         while !self.backlog.is_empty() {
-            let result = socket.try_io(Interest::WRITABLE, || {
-                let mut slices = [[IoSlice::new(&[])]; BATCH];
-                let mut count = 0;
-                for (slice, datagram) in slices.iter_mut().zip(self.backlog.iter()) {
-                    *slice = [IoSlice::new(datagram)];
-                    count += 1;
-                }
-                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                sendmmsg(
-                    socket.as_raw_fd(),
-                    &mut self.headers,
-                    slices.iter().take(count),
-                    [const { None::<()> }; BATCH],
-                    [],
-                    flags,
-                )
-                .map(Iterator::count)
-                .map_err(io::Error::from)
-            });
+            let mut slices = [[IoSlice::new(&[])]; BATCH];
+            let mut count = 0;
+            for (slice, datagram) in slices.iter_mut().zip(self.backlog.iter()) {
+                *slice = [IoSlice::new(datagram)];
+                count += 1;
+            }
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let result = sendmmsg(
+                socket.as_raw_fd(),
+                &mut self.headers,
+                slices.iter().take(count),
+                [const { None::<()> }; BATCH],
+                [],
+                flags,
+            )
+            .map(Iterator::count);
             match result {
                 Ok(sent) => {
                     self.backlog.pop(sent);
@@ -268,21 +285,19 @@ impl Analysis {
                         self.room.notify_waiters();
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Blocked,
-                Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-                    Errno::EINTR => {}
-                    Errno::EMSGSIZE => {
-                        self.backlog.pop(1);
-                        self.tallies.count(Tally::EventsDroppedTooLong);
-                    }
-                    // The kernel is short of memory: as slow as a slow reader, and over as soon.
-                    Errno::ENOBUFS | Errno::ENOMEM => return Sent::Starved,
-                    _ => {
-                        warn!(%error, socket = %self.target.path.display(), "analysis daemon is gone: events wait");
-                        self.line = Line::Down { was_up: true };
-                        return Sent::Blocked;
-                    }
-                },
+                Err(Errno::EAGAIN) => return Sent::Blocked,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EMSGSIZE) => {
+                    self.backlog.pop(1);
+                    self.tallies.count(Tally::EventsDroppedTooLong);
+                }
+                // The kernel is short of memory: as slow as a slow reader, and over as soon.
+                Err(Errno::ENOBUFS | Errno::ENOMEM) => return Sent::Starved,
+                Err(error) => {
+                    warn!(%error, socket = %self.target.path.display(), "analysis daemon is gone: events wait");
+                    self.line = Line::Down { was_up: true };
+                    return Sent::Blocked;
+                }
             }
         }
         Sent::All
@@ -309,12 +324,12 @@ impl Analysis {
     }
 
     fn connect(&mut self) -> io::Result<()> {
-        let socket = StdUnixDatagram::unbound()?;
+        let socket = UnixDatagram::unbound()?;
         socket.connect(&self.target.path)?;
         socket.set_nonblocking(true)?;
         // Refused above the kernel's own limit, which then stays.
         let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER);
-        self.line = Line::Up(Rc::new(UnixDatagram::from_std(socket)?));
+        self.line = Line::Up(Rc::new(socket));
         self.absent = false;
         info!(socket = %self.target.path.display(), "connected to the analysis daemon");
         Ok(())
@@ -328,6 +343,14 @@ impl Analysis {
             warn!(%error, socket = %self.target.path.display(), "nobody takes events: they wait, then <when_full> decides");
         }
         self.line = Line::Down { was_up: false };
+    }
+}
+
+fn talker(slot: &AgentSlot, now: Millis) -> Talker {
+    if slot.is_quiet(now) {
+        Talker::Quiet
+    } else {
+        Talker::Loud
     }
 }
 
@@ -366,10 +389,12 @@ pub(crate) async fn drain<W: HasAnalysis>(worker: Rc<RefCell<W>>) {
         match (sent, line) {
             (Sent::All, _) => retry = FIRST_RETRY,
             (Sent::Starved, _) => sleep(FIRST_RETRY).await,
-            // Looking up from time to time, for the wait file.
             (Sent::Blocked, Some(socket)) => {
                 retry = FIRST_RETRY;
-                let _ = timeout(WAIT_FILE_CHECK, socket.writable()).await;
+                if let Err(error) = send_as_it_is_read(&worker, socket).await {
+                    warn!(%error, "cannot wait for the analysis daemon");
+                    sleep(FIRST_RETRY).await;
+                }
             }
             (Sent::Blocked, None) => {
                 let connected = worker.borrow_mut().analysis().connect();
@@ -379,6 +404,30 @@ pub(crate) async fn drain<W: HasAnalysis>(worker: Rc<RefCell<W>>) {
                     retry = (retry * 2).min(LAST_RETRY);
                 }
             }
+        }
+    }
+}
+
+/// Waits at the socket for as long as the reader is behind. Looks up from time to time, for the wait file.
+async fn send_as_it_is_read<W: HasAnalysis>(worker: &RefCell<W>, socket: Rc<UnixDatagram>) -> io::Result<()> {
+    let waiting = tokio::net::UnixDatagram::from_std(socket.try_clone()?)?;
+    loop {
+        if let Ok(ready) = timeout(WAIT_FILE_CHECK, waiting.writable()).await {
+            ready?;
+        }
+        let mut worker = worker.borrow_mut();
+        let analysis = worker.analysis();
+        let now = Millis::now();
+        analysis.look_for_wait_file(now);
+        if analysis.socket().is_none() {
+            return Ok(());
+        }
+        let sent = waiting.try_io(Interest::WRITABLE, || match analysis.send_some(now) {
+            Sent::Blocked => Err(io::ErrorKind::WouldBlock.into()),
+            Sent::All | Sent::Starved => Ok(()),
+        });
+        if sent.is_ok() || analysis.socket().is_none() {
+            return Ok(());
         }
     }
 }

@@ -116,6 +116,10 @@ impl Handler for Control {
             status
                 .facts
                 .push(("connections".to_owned(), edge.connections().to_string()));
+            let talkers: Vec<String> = edge.top_talkers().iter().map(ToString::to_string).collect();
+            if !talkers.is_empty() {
+                status.facts.push(("top_talkers".to_owned(), talkers.join(", ")));
+            }
         }
         let LocalCounters { requests, orders } = &self.local;
         let counted = requests.values().into_iter().chain(orders.values());

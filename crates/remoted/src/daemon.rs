@@ -20,8 +20,7 @@ use crate::{
     edge::{Edge, EdgeParts, Sockets},
     key_requests::KeyRequestQueue,
     local::LocalSockets,
-    monitor,
-    options,
+    monitor, options,
     orders::{OrderCounters, Orders},
     reach::Reach,
     requests::{

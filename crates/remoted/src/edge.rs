@@ -14,6 +14,7 @@
 //! | `launch` | how a worker begins |
 //! | `strangers` | bounds on connections that have not proved a key |
 //! | [`tally`] | what is counted |
+//! | [`talkers`] | who sends most |
 //!
 //! **Invariant:** an acknowledgement waits for nothing but the processor: not for the roster, the disk or the analysis
 //! daemon.
@@ -24,6 +25,7 @@ mod outgoing;
 mod pieces;
 pub mod sockets;
 mod strangers;
+pub mod talkers;
 pub mod tally;
 mod tcp;
 #[cfg(test)]
@@ -35,9 +37,9 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
-        mpsc::sync_channel,
+        mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
 };
@@ -52,6 +54,7 @@ use tracing::{error, info};
 use self::{
     courier::{COMMAND_QUEUE, Command, WorkerCourier},
     launch::{Limits, Seed},
+    talkers::{Talker, Watch},
     worker::Common,
 };
 pub use self::{
@@ -124,6 +127,9 @@ pub struct Edge {
     listening: Vec<Listening>,
     analysis: AnalysisTarget,
     archives: Option<Archives>,
+    top: Arc<Mutex<Vec<Talker>>>,
+    /// Ends the thread that looks who sends most.
+    talkers: Option<(SyncSender<()>, JoinHandle<()>)>,
 }
 
 impl Edge {
@@ -184,6 +190,8 @@ impl Edge {
             listening,
             analysis: analysis.clone(),
             archives: None,
+            top: Arc::default(),
+            talkers: None,
         };
         let rules = rules_of(settings);
         if rules.iter().any(|rules| rules.archives) {
@@ -235,6 +243,18 @@ impl Edge {
                 .unwrap_or_else(|_| Err(io::Error::other("a worker has ended")));
             outcome.map_err(|error| StartError::Thread("worker", error))?;
         }
+        let watch = Watch {
+            tables: table,
+            tallies: edge.workers.iter().map(|(tallies, _)| Arc::clone(tallies)).collect(),
+            news,
+            top: Arc::clone(&edge.top),
+        };
+        let (stop, stopped) = sync_channel(0);
+        let thread = std::thread::Builder::new()
+            .name("talkers".to_owned())
+            .spawn(move || watch.run(&stopped))
+            .map_err(|error| StartError::Thread("watch on top talkers", error))?;
+        edge.talkers = Some((stop, thread));
         Ok(edge)
     }
 
@@ -354,6 +374,11 @@ impl Edge {
         degraded
     }
 
+    /// Who sent most events of late, the first most of all.
+    pub fn top_talkers(&self) -> Vec<Talker> {
+        self.top.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Agents in the key file.
     pub fn agents(&self) -> usize {
         self.tables.borrow().len()
@@ -363,6 +388,10 @@ impl Edge {
     /// for two seconds at most, and what was sent to agents by then is all that is sent.
     pub fn stop(&mut self) {
         self.keys.stop();
+        if let Some((stop, thread)) = self.talkers.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
         self.stop.cancel();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {

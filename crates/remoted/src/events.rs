@@ -10,7 +10,8 @@ use muster_proto::{
 };
 use serde::Serialize;
 
-use crate::roster::{agent::Agent, agent::Flapping, guard::Mass};
+use crate::edge::talkers::Overload;
+use crate::roster::{agent::Agent, agent::Flapping, conflict::Conflict, guard::Mass, level};
 
 /// A change of status, or a notice that repeats one.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +75,95 @@ pub(crate) fn connection_lost(agent: &Agent, at_ms: u64, level: u8, node: &str) 
         alert_level: level,
     }
     .into_event(at_ms)
+}
+
+/// What is said of two who use one key: as of a lost connection, with both addresses.
+#[derive(Serialize)]
+struct ConflictBody<'a> {
+    agent_id: &'a str,
+    agent_name: &'a str,
+    /// The one whose connection the agent's was.
+    ip_address: String,
+    timestamp: u64,
+    state: &'a str,
+    reason: Reason,
+    /// The other one.
+    other_address: String,
+    /// Which of them the agent is now: `first` or `newest`.
+    kept: &'a str,
+    manager_node: &'a str,
+    alert_level: u8,
+}
+
+pub(crate) fn key_conflict(agent: &Agent, conflict: &Conflict, at_ms: u64, node: &str) -> Event {
+    let body = ConflictBody {
+        agent_id: agent.slot.id.as_str(),
+        agent_name: &agent.slot.name,
+        ip_address: conflict.holder.to_string(),
+        timestamp: at_ms / 1000,
+        state: "conflict",
+        reason: Reason::KeyConflict,
+        other_address: conflict.other.to_string(),
+        kept: conflict.kept.as_str(),
+        manager_node: node,
+        alert_level: level::CRITICAL,
+    };
+    body::manager_event(
+        Kind::Connection,
+        agent.slot.id.as_str(),
+        at_ms,
+        level::CRITICAL,
+        body::wrapped("connection", &body),
+    )
+}
+
+/// What is said of too many events, on the subject of the manager's health.
+#[derive(Serialize)]
+struct OverloadBody<'a> {
+    manager_node: &'a str,
+    timestamp: u64,
+    reason: &'a str,
+    /// Times that a connection was not read.
+    pauses: u64,
+    /// Events that were dropped.
+    dropped: u64,
+    /// Who sends most.
+    top_talkers: Vec<TalkerBody<'a>>,
+    alert_level: u8,
+}
+
+#[derive(Serialize)]
+struct TalkerBody<'a> {
+    agent_id: &'a str,
+    agent_name: &'a str,
+    events_per_second: u64,
+    bytes_per_second: u64,
+    dropped: u64,
+}
+
+pub(crate) fn overload(overload: &Overload, at_ms: u64, node: &str) -> Event {
+    let talkers = overload.talkers.iter().map(|talker| TalkerBody {
+        agent_id: talker.id.as_str(),
+        agent_name: &talker.name,
+        events_per_second: talker.events,
+        bytes_per_second: talker.bytes,
+        dropped: talker.dropped,
+    });
+    let level = if overload.dropped > 0 {
+        level::HIGH
+    } else {
+        level::MEDIUM
+    };
+    let body = OverloadBody {
+        manager_node: node,
+        timestamp: at_ms / 1000,
+        reason: "overload",
+        pauses: overload.pauses,
+        dropped: overload.dropped,
+        top_talkers: talkers.collect(),
+        alert_level: level,
+    };
+    body::manager_event(Kind::Health, "", at_ms, level, body::wrapped("health", &body))
 }
 
 /// The summary of a mass expiry, on the subject of the manager's health.

@@ -110,7 +110,9 @@ impl StockMonitord {
         {
             return runs;
         }
-        let runs = STOCK_NAMES.into_iter().any(|name| pid_file::running(run, name).is_some());
+        let runs = STOCK_NAMES
+            .into_iter()
+            .any(|name| pid_file::running(run, name).is_some());
         self.0.set(Some((now, runs)));
         runs
     }

@@ -12,6 +12,7 @@
 
 pub mod agent;
 mod change;
+pub mod conflict;
 pub mod guard;
 pub mod level;
 mod news;
@@ -30,6 +31,7 @@ use muster_proto::{
 };
 
 use self::{
+    conflict::Conflicts,
     guard::Guard,
     pulse::Pulse,
     restore::Restored,
@@ -145,6 +147,8 @@ muster_service::counters! {
         shutdowns_total,
         /// Connections lost without a goodbye.
         connections_lost_total,
+        /// Times that a key was used from two places.
+        key_conflicts_total,
         /// Status changes.
         status_changes_total,
         /// Agents that timed out.
@@ -183,6 +187,7 @@ pub struct Roster {
     pulse: Pulse,
     guard: Guard,
     monitor: Monitor,
+    conflicts: Conflicts,
     active: usize,
     restored: Restored,
     /// Places whose status the store does not have yet: they go with the events that tell of it.
@@ -206,6 +211,7 @@ impl Roster {
             pulse: Pulse::start(now.mono, base),
             guard: Guard::new(settings.policy.interval),
             monitor: Monitor::default(),
+            conflicts: Conflicts::default(),
             settings,
             table: Table::default(),
             active: 0,
@@ -370,6 +376,11 @@ impl Roster {
                 let Some(place) = self.find(&slot) else { return };
                 self.on_connection_lost(place, now, at, out);
             }
+            News::KeyConflict { slot, at, conflict } => {
+                let Some(place) = self.find(&slot) else { return };
+                self.on_key_conflict(place, now, at, &conflict, out);
+            }
+            News::Overload { at, overload } => self.on_overload(now, at, &overload, out),
             News::KeysReloaded {
                 added,
                 changed,

@@ -88,7 +88,8 @@ pub enum Verify {
 }
 
 impl Verify {
-    fn applies(self, slot: &AgentSlot, form: CryptoForm) -> bool {
+    /// Whether those of this agent are, which talks in this form.
+    pub(crate) fn applies(self, slot: &AgentSlot, form: CryptoForm) -> bool {
         match self {
             Self::All => true,
             Self::Nobody => false,

@@ -37,6 +37,14 @@ pub use self::{
 /// How much of the derived keys depends on the key alone.
 const AES_KEY_LEN: usize = 32;
 
+/// An agent that brings no more in a second is quiet: some hundred events.
+const QUIET_BYTES: u64 = 32 * 1024;
+/// Bits for the bytes of a second.
+const RECENT_BITS: u32 = 28;
+const RECENT_MASK: u64 = (1 << RECENT_BITS) - 1;
+/// So often workers tell of two who use one key.
+const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Milliseconds on the clock that neither steps nor stops while the machine sleeps (`CLOCK_BOOTTIME`).
 ///
 /// The count begins when the machine does, so 0 is never a time that something happened at: it says *never*.
@@ -181,6 +189,7 @@ pub struct AgentSlot {
     heard: AtomicU64,
     status: AtomicU8,
     revival_told: AtomicBool,
+    conflict_told: AtomicU64,
     form: AtomicU8,
     family: AtomicU8,
     /// Major and minor number of its version, 0 while unknown.
@@ -195,6 +204,8 @@ pub struct AgentSlot {
     received_loaded: AtomicBool,
     received_retired: AtomicBool,
     source: OnceLock<Source>,
+    /// The second in which it brought events last, and how many bytes.
+    recent: AtomicU64,
     events: AtomicU64,
     event_bytes: AtomicU64,
     events_dropped: AtomicU64,
@@ -211,6 +222,7 @@ impl AgentSlot {
             heard: AtomicU64::new(0),
             status: AtomicU8::new(AgentStatus::NeverConnected.code()),
             revival_told: AtomicBool::new(false),
+            conflict_told: AtomicU64::new(0),
             form: AtomicU8::new(form_code(CryptoForm::Blowfish)),
             family: AtomicU8::new(0),
             release: AtomicU32::new(0),
@@ -223,6 +235,7 @@ impl AgentSlot {
             received_loaded: AtomicBool::new(false),
             received_retired: AtomicBool::new(false),
             source: OnceLock::new(),
+            recent: AtomicU64::new(0),
             events: AtomicU64::new(0),
             event_bytes: AtomicU64::new(0),
             events_dropped: AtomicU64::new(0),
@@ -297,6 +310,16 @@ impl AgentSlot {
     /// The news of the revival could not be told; the next message tries again.
     pub(crate) fn revival_untold(&self) {
         self.revival_told.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a second is over since a conflict about its key was told; it counts as told now.
+    pub(crate) fn conflict_is_due(&self, now: Millis) -> bool {
+        let told = Millis(self.conflict_told.load(Ordering::Relaxed));
+        let due = now.since(told) >= CONFLICT_PAUSE;
+        if due {
+            self.conflict_told.store(now.0, Ordering::Relaxed);
+        }
+        due
     }
 
     /// The crypto form of its latest valid message; [`CryptoForm::Blowfish`] before the first.
@@ -431,10 +454,27 @@ impl AgentSlot {
             .get_or_init(|| Source::new(layout, &self.id, &self.name, &self.address))
     }
 
-    /// Counts an event, for the list of top talkers.
-    pub(crate) fn count_event(&self, bytes: usize) {
+    /// Counts an event, for the list of top talkers, and for knowing who brings much.
+    pub(crate) fn count_event(&self, bytes: usize, now: Millis) {
+        // Two workers that count at once may lose a count; nothing but a mild judgement hangs on it.
+        let second = now.0 / 1000;
+        let recent = self.recent.load(Ordering::Relaxed);
+        let before = if recent >> RECENT_BITS == second {
+            recent & RECENT_MASK
+        } else {
+            0
+        };
+        let bytes_now = before.saturating_add(bytes as u64).min(RECENT_MASK);
+        self.recent
+            .store((second << RECENT_BITS) | bytes_now, Ordering::Relaxed);
         self.events.fetch_add(1, Ordering::Relaxed);
         self.event_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whether it has brought no more than a little in this second.
+    pub(crate) fn is_quiet(&self, now: Millis) -> bool {
+        let recent = self.recent.load(Ordering::Relaxed);
+        recent >> RECENT_BITS != now.0 / 1000 || recent & RECENT_MASK <= QUIET_BYTES
     }
 
     /// Counts an event that was dropped because nobody took it.

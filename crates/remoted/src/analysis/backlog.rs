@@ -51,6 +51,11 @@ impl Backlog {
         }
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
     /// Whether none waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.lengths.is_empty()

@@ -11,6 +11,8 @@ use crate::slot::Millis;
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// Senders wait from this many waiting bytes on, per worker.
 pub(crate) const HIGH_MARK: usize = 4 * 1024 * 1024;
+/// Agents that bring little are read on until here: they need not wait for those that bring much.
+pub(crate) const QUIET_MARK: usize = 8 * 1024 * 1024;
 /// And read again below this.
 pub(crate) const LOW_MARK: usize = 2 * 1024 * 1024;
 /// More never waits, whoever sends it: the room above the high mark is for what was read before its connection
@@ -26,6 +28,15 @@ pub(crate) enum Flow {
     PausedUntil(Millis),
     /// Wait until the queue falls below the low mark.
     Paused,
+}
+
+/// Whose event it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Talker {
+    /// One that brings little.
+    Quiet,
+    /// One that brings more than its share.
+    Loud,
 }
 
 /// The state between the marks.
@@ -63,13 +74,19 @@ impl Valve {
         }
     }
 
+    /// Whether such an agent is read though others wait.
+    pub(crate) fn lets_pass(&self, bytes: usize, talker: Talker) -> bool {
+        talker == Talker::Quiet && bytes < QUIET_MARK
+    }
+
     /// Whether one more event may wait. A sender that can be paused is taken at its word up to the cap while it is
-    /// being paused; one that cannot, and everybody once the pause is over, only up to the high mark.
-    pub(crate) fn admits(&self, bytes: usize, can_wait: bool, now: Millis) -> bool {
-        let limit = if can_wait && self.flow(now) != Flow::Open {
-            CAP
-        } else {
-            HIGH_MARK
+    /// being paused; one that cannot, and everybody once the pause is over, only up to the high mark, or a little more
+    /// when it brings little: what is lost then are the events of those that bring much.
+    pub(crate) fn admits(&self, bytes: usize, can_wait: bool, talker: Talker, now: Millis) -> bool {
+        let limit = match talker {
+            _ if can_wait && self.flow(now) != Flow::Open => CAP,
+            Talker::Quiet => QUIET_MARK,
+            Talker::Loud => HIGH_MARK,
         };
         bytes < limit
     }
@@ -107,10 +124,10 @@ mod tests {
     fn after_the_longest_pause_events_are_dropped_above_the_high_mark_and_taken_below() {
         let mut valve = Valve::new(WhenFull::Drop);
         valve.level(HIGH_MARK, START);
-        assert!(valve.admits(HIGH_MARK, true, later(19)));
+        assert!(valve.admits(HIGH_MARK, true, Talker::Loud, later(19)));
         assert_eq!(valve.flow(later(20)), Flow::Open);
-        assert!(!valve.admits(HIGH_MARK, true, later(20)));
-        assert!(valve.admits(HIGH_MARK - 1, true, later(20)));
+        assert!(!valve.admits(HIGH_MARK, true, Talker::Loud, later(20)));
+        assert!(valve.admits(HIGH_MARK - 1, true, Talker::Loud, later(20)));
     }
 
     #[test]
@@ -124,8 +141,19 @@ mod tests {
     fn who_cannot_wait_is_dropped_at_the_high_mark_and_nobody_passes_the_cap() {
         let mut valve = Valve::new(WhenFull::Block);
         valve.level(HIGH_MARK, START);
-        assert!(!valve.admits(HIGH_MARK, false, START));
-        assert!(valve.admits(HIGH_MARK, true, START));
-        assert!(!valve.admits(CAP, true, START));
+        assert!(!valve.admits(HIGH_MARK, false, Talker::Loud, START));
+        assert!(valve.admits(HIGH_MARK, true, Talker::Loud, START));
+        assert!(!valve.admits(CAP, true, Talker::Loud, START));
+    }
+
+    #[test]
+    fn who_brings_little_neither_waits_nor_loses_events_while_others_do() {
+        let mut valve = Valve::new(WhenFull::Drop);
+        valve.level(HIGH_MARK, START);
+        assert!(valve.lets_pass(HIGH_MARK, Talker::Quiet) && !valve.lets_pass(HIGH_MARK, Talker::Loud));
+        assert!(!valve.lets_pass(QUIET_MARK, Talker::Quiet));
+        assert!(valve.admits(HIGH_MARK, false, Talker::Quiet, START));
+        assert!(valve.admits(HIGH_MARK, true, Talker::Quiet, later(20)));
+        assert!(!valve.admits(QUIET_MARK, true, Talker::Quiet, later(20)));
     }
 }

@@ -193,6 +193,9 @@ fn bound(protocol: Protocol, address: SocketAddr, options: &RemotedInternal) -> 
                     .with_interval(options.tcp_keepintvl)
                     .with_retries(options.tcp_keepcnt),
             )?;
+            // Probes are held back while something we sent is not acknowledged: a peer that vanishes just then must be
+            // noticed as soon as others.
+            socket.set_tcp_user_timeout(Some(options.tcp_keepidle + options.tcp_keepintvl * options.tcp_keepcnt))?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
         }

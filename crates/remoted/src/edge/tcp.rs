@@ -201,7 +201,11 @@ impl Connection {
             worker.analysis.flush(now);
             return Poll::Ready(turn);
         }
-        if self.memory.brings_events && self.patience == Patience::Left && worker.analysis.flow(now) != Flow::Open {
+        if self.memory.brings_events
+            && self.patience == Patience::Left
+            && worker.analysis.flow(now) != Flow::Open
+            && !self.is_let_pass(worker, now)
+        {
             return Poll::Ready(Turn::Pause);
         }
         let length = if worker.analysis.is_full() {
@@ -234,6 +238,12 @@ impl Connection {
         worker.scratch = scratch;
         worker.analysis.flush(now);
         Poll::Ready(turn)
+    }
+
+    /// Whether its agent brings so little that it need not wait for those who bring much.
+    fn is_let_pass(&self, worker: &Worker, now: Millis) -> bool {
+        let speaker = self.memory.speaker.as_ref();
+        speaker.is_some_and(|slot| worker.analysis.lets_pass(slot, now))
     }
 
     fn handle(&mut self, worker: &mut Worker, read: &[u8], now: Millis, next: Turn) -> Turn {

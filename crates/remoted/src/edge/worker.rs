@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
-use muster_config::WhenFull;
+use muster_config::{KeyConflict, WhenFull};
 use muster_proto::transport::envelope::Opener;
 use muster_service::clock::unix_ms;
 use tokio::sync::{
@@ -32,11 +32,12 @@ use crate::{
     counters::received::Keeper,
     keys::KeyTable,
     requests::registry::Registry,
+    roster::conflict::{Conflict, Kept},
     session::{
         self, Binding, Cause, KeyRequests, Origin, Ownership, Refusal, Rules, Sender, admit, decide, identify,
         ownership, refusal_of,
     },
-    slot::{AgentSlot, ConnectionId, Message, Millis, News, StartupOutcome, plain_ip},
+    slot::{AgentSlot, ConnectionId, Message, Millis, News, Route, StartupOutcome, plain_ip},
 };
 
 /// What all workers of a process have in common.
@@ -222,6 +223,9 @@ impl Worker {
             keeper.load(slot)
         });
         if let Err(refusal) = admitted {
+            if refusal.cause == Cause::KeyInUse {
+                tell_conflict(&self.news, slot, origin, Kept::First, now);
+            }
             return self.refuse(origin, Some(slot), refusal);
         }
 
@@ -230,14 +234,21 @@ impl Worker {
         if slot.form() != opened.form {
             slot.set_form(opened.form);
         }
-        self.valid_since_flush += 1;
-        if self.valid_since_flush >= self.flush_every {
-            self.valid_since_flush = 0;
-            self.keeper.write_soon(slot);
+        // Nobody asks for counters that are not checked, except whoever takes over from us when we stop in good order.
+        if rules.verify.applies(slot, opened.form) {
+            self.valid_since_flush += 1;
+            if self.valid_since_flush >= self.flush_every {
+                self.valid_since_flush = 0;
+                self.keeper.write_soon(slot);
+            }
         }
         if let Ownership::Overtakes(owner) = ownership {
             self.tallies.count(Tally::ConnectionsOvertaken);
             debug!(agent_id = %slot.id, peer = %origin.peer(), "agent came back on another connection: the old one is closed");
+            // After a long silence it is the agent itself that came back.
+            if rules.key_conflict == KeyConflict::Newest {
+                tell_conflict(&self.news, slot, origin, Kept::Newest, now);
+            }
             slot.unbind(owner);
             close_elsewhere(&self.common, self.index, &self.outgoing, owner);
         }
@@ -308,7 +319,7 @@ impl Worker {
             }
         }
         if let Some(payload) = decision.event {
-            slot.count_event(payload.len());
+            slot.count_event(payload.len(), now);
             if let Some(archives) = self.archives.as_ref().filter(|_| rules.archives)
                 && archives.offer(slot, payload, unix_ms()).is_err()
             {
@@ -391,6 +402,26 @@ impl Worker {
             }
         }
         news
+    }
+}
+
+/// Tells that somebody who has an agent's key spoke while the agent was connected elsewhere. Once a second is
+/// enough, and what finds no room will be there again.
+fn tell_conflict(news: &mpsc::Sender<News>, slot: &Arc<AgentSlot>, origin: &Origin, kept: Kept, now: Millis) {
+    let Some(Route::Tcp { peer: holder, .. }) = slot.route() else {
+        return;
+    };
+    if slot.conflict_is_due(now) {
+        let conflict = Conflict {
+            holder,
+            other: origin.peer(),
+            kept,
+        };
+        let _ = news.try_send(News::KeyConflict {
+            slot: Arc::clone(slot),
+            at: now,
+            conflict,
+        });
     }
 }
 

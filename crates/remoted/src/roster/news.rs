@@ -10,8 +10,12 @@ use muster_proto::{
     },
 };
 
-use super::{Actions, Notice, Outgoing, Purpose, Roster, Times, agent::Agent, change::Move, level, time::first_send};
+use super::{
+    Actions, Notice, Outgoing, Purpose, Roster, Times, agent::Agent, change::Move, conflict::Conflict, level,
+    time::first_send,
+};
 use crate::{
+    edge::talkers::Overload,
     events, monitor,
     slot::{AgentSlot, Millis, Protocol, StartupOutcome},
 };
@@ -136,6 +140,51 @@ impl Roster {
         ));
     }
 
+    /// Events had to wait, or were lost.
+    pub(super) fn on_overload(&mut self, now: Times, at: Millis, overload: &Overload, out: &mut Actions) {
+        let first = overload.talkers.first().map(ToString::to_string);
+        tracing::warn!(
+            pauses = overload.pauses,
+            dropped = overload.dropped,
+            top_talker = first.as_deref(),
+            "the analysis daemon takes less than agents send: see top_talkers in the status"
+        );
+        out.events
+            .push(events::overload(overload, now.wall_of(at), &self.settings.node));
+    }
+
+    /// Somebody else has the key.
+    pub(super) fn on_key_conflict(
+        &mut self,
+        place: u32,
+        now: Times,
+        at: Millis,
+        conflict: &Conflict,
+        out: &mut Actions,
+    ) {
+        self.counters.key_conflicts_total.increment();
+        let Some(agent) = self.table.get_mut(place) else { return };
+        if !self
+            .conflicts
+            .is_news(&agent.slot.id, conflict, agent.slot.heard(), now.mono)
+        {
+            return;
+        }
+        tracing::warn!(
+            agent_id = %agent.slot.id,
+            holder = %conflict.holder,
+            other = %conflict.other,
+            kept = conflict.kept.as_str(),
+            "agent key is used from two places: enroll one of them again under a name of its own"
+        );
+        out.events.push(events::key_conflict(
+            agent,
+            conflict,
+            now.wall_of(at),
+            &self.settings.node,
+        ));
+    }
+
     pub(super) fn on_answer(&mut self, place: u32, counter: &str, body: &[u8], out: &mut Actions) {
         let Some(agent) = self.table.get_mut(place) else { return };
         let ours = RequestId::from_text(counter.as_bytes()).filter(|id| agent.schedule.answer(id.0));
@@ -255,6 +304,7 @@ impl Roster {
             if agent.status == AgentStatus::Disconnected && monitor::was_stale(away, self.settings.monitor) {
                 out.notices.push(Notice::of_monitor(&agent.slot, "removed"));
             }
+            self.conflicts.forget(&agent.slot.id);
             self.gone.push(agent.slot.id.clone());
         }
     }

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::{AgentSlot, Millis, Protocol};
 use crate::roster::agent::SharedState;
+use crate::{edge::talkers::Overload, roster::conflict::Conflict};
 
 /// How a startup was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,23 @@ pub enum News {
         at: Millis,
         /// Its other end.
         peer: SocketAddr,
+    },
+    /// Somebody who has the agent's key spoke while the agent was connected elsewhere. Dropped when there is no room: it
+    /// happens again.
+    KeyConflict {
+        /// Whose key.
+        slot: Arc<AgentSlot>,
+        /// When.
+        at: Millis,
+        /// Who.
+        conflict: Conflict,
+    },
+    /// Events had to wait, or were lost.
+    Overload {
+        /// When it was seen.
+        at: Millis,
+        /// How much, and who sends most.
+        overload: Overload,
     },
     /// `client.keys` was read; at the start everything is in `added`.
     KeysReloaded {

@@ -63,7 +63,10 @@ fn goodbye_has_its_own_line_and_no_other() {
 fn only_a_removal_after_too_long_an_absence_is_told() {
     for (absence, told) in [
         (s(86_000), None),
-        (s(86_700), Some("001 wazuh-monitord:ossec: Agent removed: 'agent-001-any'.")),
+        (
+            s(86_700),
+            Some("001 wazuh-monitord:ossec: Agent removed: 'agent-001-any'."),
+        ),
     ] {
         let mut stage = Stage::with_agents(watched(), &["001"]);
         stage.keepalive("001", WAZUH);
