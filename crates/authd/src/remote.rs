@@ -34,6 +34,8 @@ use crate::{
     registry::{Ask, Clash, Method, Refused},
 };
 
+/// The type of the record that a TLS connection begins with.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// As much is read at a time; a request has some hundred bytes.
 const READ_LEN: usize = 4096;
 /// How long an answer may take to be written.
@@ -200,14 +202,23 @@ impl Guest {
         let Some(acceptor) = &live.acceptor else {
             return Err(End::Closed);
         };
-        let tls = match timeout(live.auth.limits.handshake_timeout, acceptor.accept(stream)).await {
+        let handshake = async {
+            if !begins_tls(&stream).await.map_err(End::Io)? {
+                return Err(End::NotTls);
+            }
+            acceptor.accept(stream).await.map_err(End::Io)
+        };
+        let tls = match timeout(live.auth.limits.handshake_timeout, handshake).await {
             Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
+            Ok(Err(end)) => {
                 counters.enrollment_handshakes_failed_total.increment();
-                if live.auth.ssl_agent_ca.is_some() && is_about_a_certificate(&error) {
+                if let End::Io(error) = &end
+                    && live.auth.ssl_agent_ca.is_some()
+                    && is_about_a_certificate(error)
+                {
                     gate.enroller.reject_stranger(RejectedFor::BadCert, self.peer);
                 }
-                return Err(End::Io(error));
+                return Err(end);
             }
             Err(_) => {
                 counters.enrollment_handshakes_failed_total.increment();
@@ -232,6 +243,8 @@ enum End {
     Io(io::Error),
     #[error("it did not {0} in time")]
     TooSlow(&'static str),
+    #[error("it does not speak TLS")]
+    NotTls,
     #[error("it closed without a request")]
     NoRequest,
     #[error("its request is too long")]
@@ -242,6 +255,14 @@ enum End {
     Evicted,
     #[error("the port is closed")]
     Closed,
+}
+
+/// Whether the first byte is that of a TLS handshake. Whoever begins with anything else is answered nothing, not even an
+/// alert: closing over what it sent resets the connection, as stock.
+async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    let count = stream.peek(&mut first).await?;
+    Ok(count == 0 || first == [TLS_HANDSHAKE])
 }
 
 /// Reads until there is a line, also when it comes in many records.
