@@ -10,6 +10,7 @@ pub mod bench;
 pub mod daemon;
 pub mod enroll;
 pub mod home;
+pub mod keys_database;
 pub mod live;
 pub mod nats;
 pub mod remote;
