@@ -1,0 +1,100 @@
+//! What local programs send to the sockets that stock daemons know, and what is sent to them.
+
+use muster_proto::{
+    agent::AgentId,
+    keys::address::RegisteredAddress,
+    local::{
+        Layout,
+        active_response::Order,
+        analysis::{MAX_DATAGRAM_LEN, NotForwarded, Source, parse, write_event},
+        auth::{self, Answer, BadRequest, Request},
+    },
+};
+
+use super::draw::Draw;
+
+const LAYOUTS: [Layout; 2] = [Layout::Wazuh, Layout::Ossec];
+
+/// Orders to agents, in both layouts.
+pub(super) fn active_response(input: &[u8]) {
+    for layout in LAYOUTS {
+        let Ok(Some(order)) = Order::parse(layout, input) else {
+            continue;
+        };
+        let _ = order.message().to_bytes();
+        let datagram = order.to_datagram("sender");
+        for layout in LAYOUTS {
+            assert_eq!(Order::parse(layout, &datagram), Ok(Some(order.clone())));
+        }
+    }
+}
+
+/// Datagrams to the analysis daemon: read as they are, and made of what an agent says.
+pub(super) fn analysis(input: &[u8]) {
+    for layout in LAYOUTS {
+        if let Ok(received) = parse(layout, input) {
+            assert!(received.location.len() + received.message.len() < input.len());
+            let _ = received.origin();
+        }
+    }
+    let mut draw = Draw::new(input);
+    let layout = LAYOUTS[draw.below(2)];
+    let address = ["any", "10.0.0.5", "2001:db8::1", "10.1.0.0/16"][draw.below(4)];
+    let name = ["web-01", "a.b_c", "x|y:z"][draw.below(3)];
+    let long = draw.below(8) == 7;
+    let payload = if long {
+        draw.rest().repeat(3000)
+    } else {
+        draw.rest().to_vec()
+    };
+    let Ok(address) = RegisteredAddress::parse(address) else {
+        return;
+    };
+    let source = Source::new(layout, &AgentId::new("001"), name, &address);
+    let mut datagram = b"before".to_vec();
+    let outcome = write_event(&mut datagram, &source, &payload);
+    let Some(datagram) = datagram.strip_prefix(b"before") else {
+        panic!("what was in the buffer stays");
+    };
+    if let Err(refused) = outcome {
+        assert!(datagram.is_empty());
+        assert!(refused == NotForwarded::SignOfLife || payload.get(1) != Some(&b':') || payload.first() == Some(&0));
+        return;
+    }
+    assert!(datagram.len() <= MAX_DATAGRAM_LEN && datagram.last() == Some(&0));
+    let said = payload.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = said.get(2..).unwrap_or_default();
+    let body = datagram.strip_suffix(b"\0").unwrap_or_default();
+    assert!(
+        body.ends_with(text) || datagram.len() == MAX_DATAGRAM_LEN,
+        "passed on byte for byte"
+    );
+    // The agent may leave out the colon behind its location; then it is no event, but never another agent's.
+    if let Ok(received) = parse(layout, datagram) {
+        assert_eq!(Some(&received.queue), payload.first());
+        let origin = received.origin().expect("an agent's event has an origin");
+        assert_eq!((origin.name, origin.address), (name, address.host_text()));
+        assert_eq!(origin.id, (layout == Layout::Wazuh).then_some("001"));
+    }
+}
+
+/// authd's JSON, both ways.
+pub(super) fn auth_json(input: &[u8]) {
+    if let Some(field) = input.first_chunk() {
+        assert!(auth::payload_len(*field).is_none_or(|length| length <= auth::MAX_PAYLOAD_LEN));
+    }
+    match Request::parse(input) {
+        Ok(request) => {
+            let payload = request.to_payload();
+            assert!(Request::parse(&payload) == Ok(request), "{}", payload.escape_ascii());
+        }
+        Err(BadRequest::Json(code)) => {
+            let answer = Answer::Error(code);
+            assert!(Answer::parse(&answer.to_payload()) == Ok(answer));
+        }
+        Err(BadRequest::Text(_)) => {}
+    }
+    if let Ok(answer) = Answer::parse(input) {
+        assert!(Answer::parse(&answer.to_payload()) == Ok(answer));
+    }
+}

@@ -1,0 +1,262 @@
+//! What strangers and agents send to port 1514.
+
+use std::{cell::RefCell, io::Write, sync::LazyLock};
+
+use flate2::{Compression, write::ZlibEncoder};
+use md5::{Digest, Md5};
+use muster_proto::{
+    keys::cipher::CipherKeys,
+    transport::{
+        MAX_MESSAGE_LEN, MAX_PAYLOAD_LEN,
+        control::{FromAgent, HEADER, MAX_PIECE_LEN, Pieces, ToAgent, is_control, startup_verdict},
+        counter::{Counter, LAST_LOCAL, MAX_LOCAL, SenderCounter, Verdict, verify},
+        envelope::{CryptoForm, OpenError, Opener, Sealer, is_ping, split},
+        frame::{self, FrameReader, MAX_FRAME_LEN, Split},
+        keepalive::Keepalive,
+    },
+};
+
+use super::draw::Draw;
+
+static KEYS: LazyLock<CipherKeys> = LazyLock::new(|| CipherKeys::derive("001", "web-01", "0123456789abcdef"));
+const FORMS: [CryptoForm; 3] = [CryptoForm::WazuhAes, CryptoForm::OssecAes, CryptoForm::Blowfish];
+
+thread_local! {
+    // Used again and again, as daemons do: what is left of one message must not matter to the next.
+    static OPENER: RefCell<Opener> = RefCell::new(Opener::new());
+    static SEALER: RefCell<Sealer> = RefCell::new(Sealer::new());
+}
+
+/// Packets as they are; streams and messages sealed with the right key, to get behind the cipher and the checksum.
+pub(super) fn envelope(input: &[u8]) {
+    OPENER.with_borrow_mut(|opener| SEALER.with_borrow_mut(|sealer| message(input, opener, sealer)));
+}
+
+fn message(input: &[u8], opener: &mut Opener, sealer: &mut Sealer) {
+    let mut draw = Draw::new(input);
+    let (mode, form, iv) = (draw.below(4), FORMS[draw.below(3)], [draw.byte(); 16]);
+    match mode {
+        0 => whole_packet(opener, draw.rest()),
+        1 => {
+            // Any zlib stream, good or bad.
+            if let Ok(sealed) = sealer.seal_stream(&KEYS, form, iv, draw.rest(), None) {
+                open(opener, sealed);
+            }
+        }
+        2 => {
+            // Any text behind a right checksum.
+            let inner = draw.rest();
+            let sum = Md5::digest(inner)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>();
+            let stream = deflate(&[sum.as_bytes(), inner].concat());
+            if let Ok(sealed) = sealer.seal_stream(&KEYS, form, iv, &stream, None) {
+                open(opener, sealed);
+            }
+        }
+        _ => {
+            let counter = Counter {
+                global: draw.u32(),
+                local: u32::from(draw.u16()),
+            };
+            let random = draw.u16();
+            let payload = draw.rest();
+            let sealed = sealer.seal(&KEYS, form, counter, random, iv, payload, None);
+            let Ok(sealed) = sealed else {
+                assert!(payload.is_empty() || payload.len() > MAX_PAYLOAD_LEN || counter.local > MAX_LOCAL);
+                return;
+            };
+            assert!(sealed.len() <= MAX_MESSAGE_LEN);
+            let opened = opener.open(&KEYS, sealed, None).expect("opens what was sealed");
+            assert_eq!((opened.form, opened.counter, opened.payload), (form, counter, payload));
+        }
+    }
+}
+
+fn whole_packet(opener: &mut Opener, packet: &[u8]) {
+    let _ = is_ping(packet);
+    let Ok(envelope) = split(packet) else { return };
+    let again = envelope.id.map_or_else(
+        || envelope.sealed.to_vec(),
+        |id| [b"!", id.as_bytes(), b"!", envelope.sealed].concat(),
+    );
+    assert_eq!(again, packet);
+    open(opener, envelope.sealed);
+}
+
+/// A hint changes neither counter nor payload nor failure.
+fn open(opener: &mut Opener, sealed: &[u8]) {
+    let mut first = None;
+    for hint in [None, Some(FORMS[0]), Some(FORMS[1]), Some(FORMS[2])] {
+        let opened = opener.open(&KEYS, sealed, hint).map(|opened| {
+            assert!(opened.payload.len() <= MAX_MESSAGE_LEN);
+            (opened.counter, opened.payload.to_vec())
+        });
+        let known = first.get_or_insert_with(|| opened.clone());
+        assert_eq!(*known, opened, "hint {hint:?}");
+    }
+    let other = CipherKeys::derive("001", "web-01", "another");
+    if matches!(first, Some(Ok(_))) {
+        assert!(matches!(
+            opener.open(&other, sealed, None),
+            Err(OpenError::WrongKey | OpenError::Corrupt(_))
+        ));
+    }
+}
+
+fn deflate(text: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text).expect("a Vec takes everything");
+    encoder.finish().expect("a Vec takes everything")
+}
+
+/// However a stream is cut into reads, the same messages come out, and nothing announced is allocated.
+pub(super) fn frame(input: &[u8]) {
+    let mut draw = Draw::new(input);
+    let (step, offset) = (draw.below(64) + 1, draw.below(7));
+    let stream = draw.rest();
+
+    let mut whole = Vec::new();
+    let mut rest = stream;
+    let fails = loop {
+        match frame::split(rest) {
+            Ok(Split::Message { message, rest: behind }) => {
+                whole.push(message.to_vec());
+                rest = behind;
+            }
+            Ok(Split::Partial { missing }) => {
+                assert!((1..=MAX_FRAME_LEN).contains(&missing));
+                break false;
+            }
+            Err(_) => break true,
+        }
+    };
+
+    let mut reader = FrameReader::new();
+    let mut pieces = Vec::new();
+    let mut failed = false;
+    'reads: for read in stream.chunks(step + offset) {
+        reader.push(read);
+        loop {
+            match reader.next_message() {
+                Ok(Some(message)) => pieces.push(message.to_vec()),
+                Ok(None) => break,
+                Err(_) => {
+                    failed = true;
+                    break 'reads;
+                }
+            }
+        }
+        assert!(reader.pending() <= frame::HEADER_LEN + MAX_FRAME_LEN);
+        reader.release();
+    }
+    assert_eq!((&whole, fails), (&pieces, failed));
+
+    let mut again = Vec::new();
+    whole.iter().for_each(|message| frame::append(&mut again, message));
+    assert!(stream.starts_with(&again));
+}
+
+/// Control messages in both directions, and files in pieces.
+pub(super) fn control(input: &[u8]) {
+    let mut draw = Draw::new(input);
+    let mode = draw.below(3);
+    let rest = draw.rest();
+    let payload = if mode == 0 {
+        rest.to_vec()
+    } else {
+        [HEADER, rest].concat()
+    };
+
+    if let Some(said) = FromAgent::parse(&payload) {
+        assert!(is_control(&payload));
+        assert_eq!(FromAgent::parse(&said.to_bytes()), Some(said.clone()));
+        if let FromAgent::Startup(text) = &said {
+            let strict = startup_verdict(text, "v4.14.7", false);
+            let lenient = startup_verdict(text, "v4.14.7", true);
+            assert!(
+                strict == lenient
+                    || !matches!(lenient, muster_proto::transport::control::StartupVerdict::Higher { .. })
+            );
+        }
+        if let FromAgent::Keepalive(text) = &said {
+            keepalive_text(text);
+        }
+    } else {
+        assert!(!is_control(&payload));
+    }
+
+    let order = ToAgent::parse(&payload);
+    assert_eq!(ToAgent::parse(&order.to_bytes()), order);
+
+    let pieces: Vec<_> = Pieces::of(rest).collect();
+    assert_eq!(pieces.concat(), rest);
+    for (place, piece) in pieces.iter().enumerate() {
+        assert!((1..=MAX_PIECE_LEN).contains(&piece.len()));
+        assert!(place == 0 || !piece.starts_with(HEADER));
+    }
+}
+
+/// The text of a keepalive.
+pub(super) fn keepalive(input: &[u8]) {
+    keepalive_text(&String::from_utf8_lossy(input));
+}
+
+fn keepalive_text(text: &str) {
+    let keepalive = Keepalive::parse(text);
+    let again = Keepalive::parse(&format!("{}\nrandom", keepalive.text));
+    assert_eq!(again, keepalive, "what is behind the last line feed does not count");
+    let _ = keepalive.family();
+    let fields = [
+        &keepalive.version,
+        &keepalive.config_sum,
+        &keepalive.merged_sum,
+        &keepalive.agent_ip,
+        &keepalive.os_name,
+        &keepalive.os_version,
+        &keepalive.os_major,
+        &keepalive.os_minor,
+        &keepalive.os_codename,
+        &keepalive.os_build,
+        &keepalive.os_platform,
+        &keepalive.os_uname,
+        &keepalive.os_arch,
+    ];
+    for field in fields.into_iter().flatten().chain(&keepalive.labels) {
+        assert!(!field.contains('\n') && field.len() <= text.len());
+    }
+    let labels: usize = keepalive.labels.iter().map(String::len).sum();
+    assert!(labels <= text.len());
+}
+
+/// The text of a counter file, and the promise of reserved counters.
+pub(super) fn counter(input: &[u8]) {
+    if let Some(counter) = Counter::from_rids(input) {
+        assert_eq!(Counter::from_rids(counter.to_rids().as_bytes()), Some(counter));
+        // Stock writers do not truncate.
+        let longer = [counter.to_rids().as_bytes(), input].concat();
+        assert_eq!(Counter::from_rids(&longer), Some(counter));
+    }
+    let mut draw = Draw::new(input);
+    let last = Counter {
+        global: draw.u32(),
+        local: u32::from(draw.u16()),
+    };
+    let messages = u32::from(draw.u16());
+    // The global number begins at the time: its end is two thousand million steps away.
+    if last.global > u32::MAX - 100 {
+        return;
+    }
+    let mut sender = SenderCounter::resume(last);
+    let reserved = sender.reserve(messages);
+    let mut known = last;
+    for _ in 0..messages {
+        let next = sender.next();
+        assert_eq!(verify(known, next), Verdict::Fresh, "{known:?} {next:?}");
+        assert!((1..=LAST_LOCAL).contains(&next.local));
+        known = next;
+    }
+    assert!(known <= reserved, "{known:?} was sent, {reserved:?} was reserved");
+    assert!(SenderCounter::resume(reserved).next() > known);
+}
