@@ -5,8 +5,10 @@
 //!
 //! * [`body`]: the JSON of each kind.
 //! * [`subject`]: where each kind is published.
+//! * [`header`]: what natsd writes on each message.
 
 pub mod body;
+pub mod header;
 pub mod subject;
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +69,8 @@ pub enum Kind {
     Agentless,
     /// An osquery log. Key: agent id, log type and query, tokens joined by dots.
     Osquery,
+    /// The copy of a [`Kind::StatusChange`] of [`HIGH_ALERT_THRESHOLD`] or more, made by natsd. Key: agent id.
+    DisconnectAlert,
 }
 
 /// From this alert level up, a status change is published a second time, on the subject of alerts.
@@ -114,27 +118,79 @@ impl Stream {
             Self::Audit => "MUSTER_AUDIT",
         }
     }
+
+    /// The number in files.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The stream of a number, if there is one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+
+    /// The subjects that it takes; no two streams share any. None of them may cover `<prefix>.control`: a stream would
+    /// answer the requests there with its own acknowledgement.
+    pub fn subjects(self, prefix: &str) -> Vec<String> {
+        let patterns: &[&str] = match self {
+            Self::Keepalive => &["manager.keepalive.*", "manager.health.*"],
+            Self::State => &[
+                "agent.*.>",
+                "alerts.agent_disconnected",
+                "manager.enrollment.>",
+                "manager.keypoll.>",
+                "agentless.>",
+            ],
+            Self::Alerts => &["alerts.rule.>"],
+            Self::Osquery => &["osquery.>"],
+            Self::Archives => &["archives.*"],
+            Self::Audit => &["manager.audit.>", "manager.spool.>", "manager.keys.>"],
+        };
+        patterns.iter().map(|pattern| format!("{prefix}.{pattern}")).collect()
+    }
 }
 
 /// How dear an event is when there is no room: the first is never dropped, the last first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// Audit, enrollments made and removed, keys, gaps. Never dropped.
+    /// Audit, changes of identities and keys, gaps. Never dropped.
     Audit,
     /// Status changes and connections. Thinned to the first and last change of each agent.
     Status,
     /// Alerts of a high level.
     HighAlert,
-    /// Other alerts, refused enrollments, key polling, agentless hosts, osquery, archives.
+    /// Other alerts, agentless hosts, osquery, key polling, archives. Refused enrollments too: strangers can cause any
+    /// number of them.
     Alert,
     /// Keepalives and health. The newest of each agent is kept.
     Keepalive,
 }
 
 impl Class {
-    /// All of them, dearest first.
+    /// All of them, dearest first, in the order of their numbers.
     pub const ALL: [Self; 5] = [Self::Audit, Self::Status, Self::HighAlert, Self::Alert, Self::Keepalive];
+
+    /// The number in files.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The class of a number, if there is one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+
+    /// The word in events and statuses: `P0` to `P4`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Audit => "P0",
+            Self::Status => "P1",
+            Self::HighAlert => "P2",
+            Self::Alert => "P3",
+            Self::Keepalive => "P4",
+        }
+    }
 }
 
 /// Rule levels from here up are high.
@@ -142,7 +198,7 @@ const HIGH_RULE_LEVEL: u8 = 12;
 
 impl Kind {
     /// All of them, in the order of their numbers on the wire and in files.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Keepalive,
         Self::StatusChange,
         Self::Connection,
@@ -160,7 +216,18 @@ impl Kind {
         Self::Archive,
         Self::Agentless,
         Self::Osquery,
+        Self::DisconnectAlert,
     ];
+
+    /// The number on the wire and in files.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind of a number, if there is one.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
 
     /// The stream that takes events of this kind.
     pub fn stream(self) -> Stream {
@@ -174,7 +241,8 @@ impl Kind {
             | Self::Renamed
             | Self::EnrollmentRejected
             | Self::KeyPolling
-            | Self::Agentless => Stream::State,
+            | Self::Agentless
+            | Self::DisconnectAlert => Stream::State,
             Self::RuleAlert => Stream::Alerts,
             Self::Osquery => Stream::Osquery,
             Self::Archive => Stream::Archives,
@@ -202,6 +270,7 @@ impl Kind {
             Self::Archive => "archives",
             Self::Agentless => "agentless",
             Self::Osquery => "osquery",
+            Self::DisconnectAlert => "alerts.agent_disconnected",
         }
     }
 }
@@ -217,7 +286,7 @@ impl Event {
             | Kind::Removed
             | Kind::KeyRotated
             | Kind::Renamed => Class::Audit,
-            Kind::StatusChange | Kind::Connection => Class::Status,
+            Kind::StatusChange | Kind::Connection | Kind::DisconnectAlert => Class::Status,
             Kind::RuleAlert if self.alert_level >= HIGH_RULE_LEVEL => Class::HighAlert,
             // Strangers cause refusals, as many as they like: those must be droppable.
             Kind::RuleAlert
@@ -229,4 +298,21 @@ impl Event {
             Kind::Keepalive | Kind::Health => Class::Keepalive,
         }
     }
+
+    /// Where it is published: `prefix` is configured, `node` the name of this manager.
+    pub fn subject(&self, prefix: &str, node: &str) -> String {
+        subject::of(self, prefix, node)
+    }
+
+    /// The copy on the subject of alerts, if this is a status change that matters enough.
+    pub fn disconnect_alert(&self) -> Option<Self> {
+        let high = self.kind == Kind::StatusChange && self.alert_level >= HIGH_ALERT_THRESHOLD;
+        high.then(|| Self {
+            kind: Kind::DisconnectAlert,
+            ..self.clone()
+        })
+    }
 }
+
+#[cfg(test)]
+mod tests;

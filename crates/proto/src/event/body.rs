@@ -12,6 +12,11 @@ pub const MAX_BODY_LEN: usize = 1_000_000;
 /// The largest sequence number that every JSON reader keeps exactly.
 pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
 
+/// Somebody should look.
+const DEGRADED_LEVEL: u8 = 5;
+/// Somebody must act: events are lost for good.
+const GAP_LEVEL: u8 = 8;
+
 /// What became of a keepalive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,6 +150,63 @@ pub struct KeyPolling<'a> {
     pub agent_id: Option<&'a AgentId>,
 }
 
+/// How natsd does, regularly.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Health<'a> {
+    /// The name of this manager.
+    pub manager_node: &'a str,
+    /// Unix seconds.
+    pub timestamp: u64,
+    /// `periodic`.
+    pub reason: &'a str,
+    /// How often natsd has started.
+    pub epoch: u64,
+    /// The last sequence number given.
+    pub seq: u64,
+    /// Events taken a second since the last report.
+    pub events_per_second: u64,
+    /// Events that wait for the broker.
+    pub spool_events: u64,
+    /// Their bytes.
+    pub spool_bytes: u64,
+    /// The bound of that.
+    pub spool_capacity: u64,
+    /// Age of the oldest in seconds; 0 when none waits.
+    pub spool_age: u64,
+    /// Unix seconds of the broker's last acknowledgement; 0 = none yet.
+    pub last_ack: u64,
+    /// What is worse than it should be.
+    pub degraded: &'a [String],
+}
+
+/// Sequence numbers that nobody will ever see, and why.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SpoolGap<'a> {
+    /// The class that was dropped, `P1` to `P4`; `unknown` where that cannot be said.
+    pub class: &'a str,
+    /// The name of this manager.
+    pub node: &'a str,
+    /// The epoch of both ends.
+    pub epoch: u64,
+    /// The first number.
+    pub from_seq: u64,
+    /// The last number.
+    pub to_seq: u64,
+    /// How many of the numbers from the first to the last are missing.
+    pub count: u64,
+    /// Unix seconds at which the first of them happened; 0 when that is not known.
+    pub first_ts: u64,
+    /// Unix seconds at which the last of them happened; 0 when that is not known.
+    pub last_ts: u64,
+    /// `spool_full`, `thinned`, `too_old`, `too_large`, `damaged` or `restart`.
+    pub reason: &'a str,
+    /// The stream that misses them; `-` for numbers that no event ever had.
+    pub stream: &'a str,
+    /// At the beginning of an epoch: the last number that may have been used before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prev_last_seq: Option<u64>,
+}
+
 /// A log line in the shape of archives.json.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Archive<'a> {
@@ -252,6 +314,26 @@ impl KeyPolling<'_> {
     }
 }
 
+impl Health<'_> {
+    /// The event.
+    pub fn into_event(self, created_ms: u64) -> Event {
+        let level = if self.degraded.is_empty() { 0 } else { DEGRADED_LEVEL };
+        manager_event(Kind::Health, "", created_ms, level, wrapped("health", &self))
+    }
+}
+
+impl SpoolGap<'_> {
+    /// The event.
+    pub fn into_event(self, created_ms: u64) -> Event {
+        let level = if self.count == 0 || self.reason == "restart" {
+            0
+        } else {
+            GAP_LEVEL
+        };
+        manager_event(Kind::SpoolGap, "", created_ms, level, wrapped("spool", &self))
+    }
+}
+
 fn agent_event(kind: Kind, id: &AgentId, created_ms: u64, alert_level: u8, body: Vec<u8>) -> Event {
     manager_event(kind, id.as_str(), created_ms, alert_level, body)
 }
@@ -301,66 +383,4 @@ fn status_code<S: serde::Serializer>(status: &AgentStatus, serializer: S) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keepalive_body_is_frozen() {
-        let id = AgentId::new("001");
-        let event = Keepalive {
-            agent_id: &id,
-            agent_name: "web-server-01",
-            ip_address: "192.168.1.100",
-            timestamp: 1_716_897_300,
-            event_type: KeepaliveType::KeepaliveSent,
-            manager_node: "wazuh-manager-01",
-            interval: 60,
-        }
-        .into_event(1_716_897_300_123);
-        assert_eq!(
-            String::from_utf8(complete_keepalive(&event.body, "wazuh-manager", "4.7.0", 12345)).expect("UTF-8"),
-            r#"{"event":{"agent_id":"001","agent_name":"web-server-01","ip_address":"192.168.1.100","timestamp":1716897300,"event_type":"keepalive_sent","manager_node":"wazuh-manager-01","interval":60},"security":{"source":"wazuh-manager","version":"4.7.0","sequence":12345}}"#
-        );
-    }
-
-    #[test]
-    fn status_change_body_is_frozen() {
-        let id = AgentId::new("001");
-        let event = StatusChange {
-            agent_id: &id,
-            agent_name: "web-server-01",
-            previous_status: AgentStatus::Active,
-            current_status: AgentStatus::Disconnected,
-            ip_address: "192.168.1.100",
-            timestamp: 1_716_897_360,
-            reason: Reason::KeepaliveTimeout,
-            missed_keepalives: 3,
-            alert_level: 8,
-        }
-        .into_event(1_716_897_360_000);
-        assert_eq!(
-            String::from_utf8(event.body).expect("UTF-8"),
-            r#"{"status_change":{"agent_id":"001","agent_name":"web-server-01","previous_status":0,"current_status":1,"ip_address":"192.168.1.100","timestamp":1716897360,"reason":"keepalive_timeout","missed_keepalives":3,"alert_level":8}}"#
-        );
-        assert_eq!(
-            event.headers,
-            [("Muster-Status".to_owned(), "active>disconnected".to_owned())]
-        );
-    }
-
-    #[test]
-    fn names_with_quotes_are_escaped() {
-        let rejection = Rejection {
-            agent_name: Some("a\"b\n"),
-            ip_address: "::1",
-            timestamp: 1,
-            reason: "limit",
-            manager_node: "n",
-        };
-        let event = rejection.into_event(1000, 0);
-        assert_eq!(
-            String::from_utf8(event.body).expect("UTF-8"),
-            r#"{"enrollment":{"agent_name":"a\"b\n","ip_address":"::1","timestamp":1,"reason":"limit","manager_node":"n"}}"#
-        );
-    }
-}
+mod tests;

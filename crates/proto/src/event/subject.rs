@@ -4,10 +4,12 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
-use super::{Event, HIGH_ALERT_THRESHOLD, Kind};
+use super::{Event, Kind};
 
 /// The longest token that a name becomes, before its mark.
 const MAX_TOKEN_LEN: usize = 64;
+/// Tokens of the longest key: `<agent id>.<log type>.<query>`.
+const MAX_KEY_TOKENS: usize = 3;
 /// How many hex digits of the hash tell two names apart that look alike as tokens.
 const MARK_DIGITS: usize = 6;
 
@@ -21,13 +23,13 @@ const MARK_DIGITS: usize = 6;
 /// assert_ne!(token("a.b"), token("a_b"));
 /// ```
 pub fn token(name: &str) -> Cow<'_, str> {
-    if (1..=MAX_TOKEN_LEN).contains(&name.len()) && name.bytes().all(fits) {
+    if is_plain(name) {
         return Cow::Borrowed(name);
     }
     let mut token: String = name
         .bytes()
         .take(MAX_TOKEN_LEN)
-        .map(|byte| if fits(byte) { char::from(byte) } else { '_' })
+        .map(|byte| if is_plain_byte(byte) { char::from(byte) } else { '_' })
         .collect();
     token.push('~');
     let digest = Sha256::digest(name.as_bytes());
@@ -37,10 +39,6 @@ pub fn token(name: &str) -> Cow<'_, str> {
             .filter_map(|digit| char::from_digit(u32::from(digit), 16)),
     );
     Cow::Owned(token)
-}
-
-fn fits(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
 /// The subject of an event: `prefix` is configured, `node` the name of this manager.
@@ -65,13 +63,8 @@ pub fn of(event: &Event, prefix: &str, node: &str) -> String {
         Kind::Archive => format!("{prefix}.archives.{}", token(key)),
         Kind::Agentless => format!("{prefix}.agentless.{}", tokens(key)),
         Kind::Osquery => format!("{prefix}.osquery.{}", tokens(key)),
+        Kind::DisconnectAlert => format!("{prefix}.alerts.agent_disconnected"),
     }
-}
-
-/// The second subject of a status change that matters enough.
-pub fn alert_copy(event: &Event, prefix: &str) -> Option<String> {
-    let high = event.kind == Kind::StatusChange && event.alert_level >= HIGH_ALERT_THRESHOLD;
-    high.then(|| format!("{prefix}.alerts.agent_disconnected"))
 }
 
 /// The band of a rule level. NATS filters by subject only, so the band is part of it.
@@ -84,17 +77,38 @@ fn band(level: u8) -> &'static str {
     }
 }
 
-/// A key of several tokens, joined by dots, each made by [`token`] before; what is no token becomes one.
+/// A key of several tokens that its producer has made with [`token`] and joined by dots. What is no such token becomes
+/// one, and dots behind the last place stay in it.
 fn tokens(key: &str) -> String {
-    let is_token = |part: &str| !part.is_empty() && part.bytes().all(|byte| fits(byte) || byte == b'~');
-    let parts = key.split('.').map(|part| {
+    let whole = |part| {
         if is_token(part) {
             Cow::Borrowed(part)
         } else {
             token(part)
         }
-    });
-    parts.collect::<Vec<_>>().join(".")
+    };
+    key.splitn(MAX_KEY_TOKENS, '.').map(whole).collect::<Vec<_>>().join(".")
+}
+
+/// Whether a text is what [`token`] gives.
+fn is_token(text: &str) -> bool {
+    match text.split_once('~') {
+        None => is_plain(text),
+        Some((name, mark)) => {
+            name.len() <= MAX_TOKEN_LEN
+                && name.bytes().all(is_plain_byte)
+                && mark.len() == MARK_DIGITS
+                && mark.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        }
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    (1..=MAX_TOKEN_LEN).contains(&name.len()) && name.bytes().all(is_plain_byte)
+}
+
+fn is_plain_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
 #[cfg(test)]
@@ -120,12 +134,8 @@ mod tests {
         assert_eq!(of(&keepalive, "wazuh.xdr", "mgr"), "wazuh.xdr.manager.keepalive.001");
         let change = event(Kind::StatusChange, "001", 8);
         assert_eq!(of(&change, "wazuh.xdr", "mgr"), "wazuh.xdr.agent.001.status_change");
-        assert_eq!(
-            alert_copy(&change, "wazuh.xdr").as_deref(),
-            Some("wazuh.xdr.alerts.agent_disconnected")
-        );
-        assert_eq!(alert_copy(&event(Kind::StatusChange, "001", 7), "wazuh.xdr"), None);
-        assert_eq!(alert_copy(&event(Kind::Connection, "001", 15), "wazuh.xdr"), None);
+        let copy = change.disconnect_alert().expect("level 8 is high");
+        assert_eq!(of(&copy, "wazuh.xdr", "mgr"), "wazuh.xdr.alerts.agent_disconnected");
     }
 
     #[test]
