@@ -1,24 +1,31 @@
 //! The command line and the story of startup.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
-use clap::{CommandFactory, Parser};
-use muster_config::{EventFormat, Nats, Settings, SpoolFsync};
+use clap::{CommandFactory, Parser, Subcommand};
+use muster_config::{Nats, Settings, SpoolFsync};
 use muster_proto::paths;
 use muster_service::{Common, FileAccess, Running, Startup, clock, ipc};
 
 use crate::{
+    audit::Audit,
     control::Control,
     intake,
-    keeper::Keeper,
+    keeper::{Keeper, Parts},
+    keys::{self, Keyring},
     message::Composer,
-    publish::Publisher,
+    provision,
+    publish::{Publisher, kv::Roll},
+    seal::Sealer,
     sequence::Sequencer,
     spool::{Limits, Spool},
     status::{Counters, Link, Report},
+    verify,
 };
 
+/// The audit trail, below the home.
+const AUDIT_FILE: &str = "logs/natsd-audit.json";
 /// Without a broker the spool is only for looking back.
 const HISTORY_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -31,6 +38,15 @@ const HISTORY_BYTES: u64 = 64 * 1024 * 1024;
 struct Cli {
     #[command(flatten)]
     common: Common,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Verify(verify::command::Verify),
+    Provision(provision::Provision),
 }
 
 /// The command line, for man pages.
@@ -44,12 +60,18 @@ pub fn command() -> clap::Command {
 /// What keeps the daemon from running.
 pub fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
+    match &cli.command {
+        Some(Command::Verify(verify)) => return verify.run(&cli.common),
+        Some(Command::Provision(provision)) => return provision.run(&cli.common),
+        None => {}
+    }
     let mut startup = Startup::begin("natsd", &cli.common)?;
     refuse_what_is_not_there(&startup.settings.nats)?;
     let control = startup.control_socket()?;
     let events = startup.stream_socket("events", paths::EVENTS_SOCKET)?;
     let spool = startup.settings.nats.spool.dir.clone();
     startup.own_directory(&spool.to_string_lossy())?;
+    make_signing_key(&startup)?;
     startup.drop_privileges(file_access(&startup.settings.nats))?;
     startup.run(async move |running| start(running, control, events).await)
 }
@@ -59,20 +81,28 @@ fn refuse_what_is_not_there(nats: &Nats) -> anyhow::Result<()> {
     if !nats.enabled {
         return Ok(());
     }
-    let asked = [
-        (nats.message_signing, "<message_signing>yes</message_signing>"),
-        (!nats.recipients.is_empty(), "<recipient>"),
-        (nats.audit_logging, "<audit_logging>yes</audit_logging>"),
-        (nats.control.enabled, "<control enabled=\"yes\"/>"),
-        (nats.kv.is_some(), "<kv/>"),
-        (nats.format != EventFormat::Native, "<format> other than native"),
-    ];
+    let asked = [(nats.control.enabled, "<control enabled=\"yes\"/>")];
     match asked.iter().find(|(asked, _)| *asked) {
         Some((_, option)) => {
             bail!("etc/ossec.conf: {option} in <nats> is not available in this release; remove it to start")
         }
         None => Ok(()),
     }
+}
+
+/// The first start makes a signing key; it must be readable for the user that the daemon becomes.
+fn make_signing_key(startup: &Startup) -> anyhow::Result<()> {
+    let nats = &startup.settings.nats;
+    if nats.enabled && nats.message_signing {
+        let path = &nats.signing_key;
+        let made =
+            keys::create_if_missing(path).with_context(|| format!("making the signing key {}", path.display()))?;
+        if made {
+            startup.own_file(&path.to_string_lossy())?;
+            tracing::info!(path = %path.display(), "made a signing key; consumers must learn its public half");
+        }
+    }
+    Ok(())
 }
 
 fn file_access(nats: &Nats) -> FileAccess {
@@ -83,9 +113,11 @@ fn file_access(nats: &Nats) -> FileAccess {
         &nats.tls_cert,
         &nats.tls_key,
     ];
+    let signing_key = nats.message_signing.then_some(&nats.signing_key);
     FileAccess::new()
         .write([&nats.spool.dir])
-        .read(files.into_iter().flatten())
+        .write(nats.audit_logging.then_some("logs"))
+        .read(files.into_iter().flatten().chain(signing_key))
         // The system's root certificates, and what the resolver reads.
         .read(["/etc", "/usr/share", "/run/systemd/resolve"])
 }
@@ -110,16 +142,35 @@ async fn start(
         node,
         "a new epoch begins"
     );
+    let now_ms = clock::unix_ms();
+    let epoch = sequencer.epoch;
+    let (keyring, first) = if nats.enabled && nats.message_signing {
+        let opened = Keyring::open(&nats.signing_key, &directory, &node, epoch, now_ms);
+        let (keyring, first) = opened.context("opening the signing key")?;
+        (Some(keyring), first)
+    } else {
+        (None, Vec::new())
+    };
+    let audit = if nats.enabled && nats.audit_logging {
+        let audit = Audit::open(Path::new(AUDIT_FILE), &node, epoch);
+        Some(audit.with_context(|| format!("opening {AUDIT_FILE}"))?)
+    } else {
+        None
+    };
+    let sealer = Sealer::new(&nats.recipients, &nats.encrypt).context("etc/ossec.conf: <nats>")?;
+    let trust = trust(nats, keyring.as_ref());
+    tracing::info!(trust, "how events are protected");
     let composer = Composer {
         prefix: nats.subject_prefix.clone(),
         node: node.clone(),
         source: nats.source.clone(),
         version: settings.muster.manager_version.bare(),
-        epoch: sequencer.epoch,
+        epoch,
         history: !nats.enabled,
+        format: nats.format,
+        sealer,
+        keyring,
     };
-    let (keeper, shared, batches) = Keeper::new(directory, spool, recovered, sequencer, composer);
-    let thread = keeper.start().context("starting the spool's thread")?;
     let counters = Arc::new(Counters::default());
     let link = if nats.enabled {
         Link::Down("not yet connected".to_owned())
@@ -127,6 +178,18 @@ async fn start(
         Link::Off
     };
     let report = Arc::new(Report::new(link));
+    let (keeper, shared, batches) = Keeper::new(Parts {
+        spool,
+        recovered,
+        sequencer,
+        composer,
+        audit,
+        report: Arc::clone(&report),
+        counters: Arc::clone(&counters),
+        roll: (nats.enabled && nats.kv.is_some()).then(|| Roll::new(&node, epoch)),
+        first,
+    });
+    let thread = keeper.start().context("starting the spool's thread")?;
 
     let handler = Control {
         status: running.status_source(),
@@ -136,6 +199,9 @@ async fn start(
         counters: Arc::clone(&counters),
         keeper: batches.downgrade(),
         settings: nats.clone(),
+        node: node.clone(),
+        epoch,
+        trust,
     };
     running.serve_control(control, Arc::new(handler))?;
 
@@ -170,14 +236,34 @@ async fn start(
         let publisher = Publisher {
             nats: nats.clone(),
             node,
+            epoch,
             shared,
             report,
             counters,
         };
-        let stop = running.stopping();
-        running.spawn("publisher", publisher.run(stop));
+        let thread = publisher
+            .start(running.stopping())
+            .context("starting the publisher's thread")?;
+        running.spawn("publisher", async move {
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+            ended.ok().context("the publisher broke off")?.context("publishing")
+        });
     }
     Ok(())
+}
+
+/// How events are protected, in words, for log and status.
+fn trust(nats: &Nats, keyring: Option<&Keyring>) -> String {
+    let signed = keyring.map_or_else(
+        || "not signed".to_owned(),
+        |ring| format!("signed with {}", ring.key_id()),
+    );
+    let sealed = match (nats.encrypt_messages, nats.recipients.len()) {
+        (true, 0) => "TLS required, bodies not sealed (no <recipient>)".to_owned(),
+        (_, 0) => "bodies not sealed".to_owned(),
+        (_, count) => format!("bodies sealed for {count}"),
+    };
+    format!("{signed}; {sealed}")
 }
 
 fn limits(nats: &Nats) -> Limits {

@@ -11,8 +11,8 @@ use muster_service::{
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 use crate::{
-    keeper::{MAX_WAITING_BATCHES, Shared, published},
-    status::{Counters, Facts, Link, Report},
+    keeper::{Errand, MAX_WAITING_BATCHES, Shared, published},
+    status::{Counters, Link, Report},
 };
 
 /// The largest look back.
@@ -30,6 +30,10 @@ pub(crate) struct Control {
     /// Batches that wait for the spool.
     pub(crate) keeper: mpsc::WeakSender<crate::keeper::Batch>,
     pub(crate) settings: muster_config::Nats,
+    pub(crate) node: String,
+    pub(crate) epoch: u64,
+    /// How events are protected, in words.
+    pub(crate) trust: String,
 }
 
 impl Handler for Control {
@@ -43,7 +47,7 @@ impl Handler for Control {
         let as_u64 = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let now = clock::unix_ms();
         let mut status = DaemonStatus {
-            degraded: self.degraded(&facts),
+            degraded: self.degraded(),
             listening: vec![muster_proto::paths::EVENTS_SOCKET.to_owned()],
             queues: vec![
                 QueueStatus {
@@ -80,7 +84,12 @@ impl Handler for Control {
             ("waiting_events", depth.waiting.to_string()),
             ("oldest_waiting_s", age.to_string()),
             ("last_ack_ms", facts.last_ack_ms.to_string()),
+            ("last_error", facts.last_error.unwrap_or_default()),
+            ("round_trip_us", facts.round_trip_us.to_string()),
             ("damaged_records", depth.damaged.to_string()),
+            ("node", self.node.clone()),
+            ("epoch", self.epoch.to_string()),
+            ("trust", self.trust.clone()),
         ];
         status.facts = facts
             .into_iter()
@@ -92,7 +101,9 @@ impl Handler for Control {
     async fn reload(&self) -> Result<String, String> {
         let settings = self.reloader.load()?;
         if settings.nats == self.settings {
-            Ok("nothing has changed".to_owned())
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            self.shared.send(Errand::Keys(sender));
+            receiver.await.unwrap_or_else(|_| Ok("nothing has changed".to_owned()))
         } else {
             Ok("<nats> has changed; restart natsd to use it".to_owned())
         }
@@ -107,27 +118,13 @@ impl Handler for Control {
 }
 
 impl Control {
-    fn degraded(&self, facts: &Facts) -> Vec<String> {
-        let mut degraded = Vec::new();
-        if let Some(trouble) = self.shared.trouble() {
-            degraded.push(format!("the spool takes no events: {trouble}"));
-        }
-        if let Link::Down(why) = &facts.link {
-            let failures = facts.failures;
-            degraded.push(format!(
-                "not connected to NATS ({why}, {failures} attempts failed); events wait in the spool"
-            ));
-        }
-        if facts.link == Link::Up {
-            if let Some(error) = &facts.last_error {
-                degraded.push(format!("NATS: {error}"));
-            }
-            for stream in &facts.without_stream {
-                degraded.push(format!(
-                    "the broker has no stream like {stream}: those events are sent without an acknowledgement"
-                ));
-            }
-        }
+    fn degraded(&self) -> Vec<String> {
+        let trouble = self.shared.trouble();
+        let mut degraded: Vec<_> = trouble
+            .map(|trouble| format!("the spool takes no events: {trouble}"))
+            .into_iter()
+            .collect();
+        degraded.extend(self.report.degraded());
         degraded
     }
 

@@ -5,28 +5,33 @@
 //! so that what is sent twice is spooled once.
 
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 use muster_proto::{
-    event::{Event, Kind, Stream, body::manager_event},
+    event::{
+        Event, Kind, Stream,
+        body::{Health, SpoolGap, manager_event, wrapped},
+    },
     ipc::{control::PublishedEvent, events::NumberedEvent},
 };
 use muster_service::clock;
-use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 use crate::{
+    audit::Audit,
     message::{Composer, Numbers},
+    publish::kv::Roll,
     sequence::Sequencer,
     spool::{
         Gap, Recovered, Spool, SpoolError,
         record::{Mark, Stored},
     },
+    status::{Counters, Report},
 };
 
 /// Batches that may wait for the thread. When it is full the producers' connections are not read, and their outboxes
@@ -40,8 +45,12 @@ pub(crate) const MAX_FOLLOWER_LAG: usize = 4096;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the cursor is written and old segments go.
 const TIDY: Duration = Duration::from_secs(1);
-/// A manager's own event about itself matters as much as a medium alert.
-const GAP_LEVEL: u8 = 8;
+/// How often the manager's health is told.
+const HEALTH_INTERVAL_MS: u64 = 30 * 1000;
+/// Acts and events of our own that may wait. Behind it, acts are only counted; they are rare.
+const MAX_OWN: usize = 1024;
+/// Bytes of one commit. More only make the first wait longer.
+const MAX_COMMIT_BYTES: usize = 8 * 1024 * 1024;
 
 /// A producer's events, and where to say that they are safe.
 pub(crate) struct Batch {
@@ -62,12 +71,52 @@ pub(crate) struct Shared {
     pub(crate) followers: broadcast::Sender<Arc<PublishedEvent>>,
     /// Why nothing can be committed now.
     pub(crate) trouble: Mutex<Option<String>>,
+    /// The latest state of each agent, if a key-value bucket mirrors it.
+    roll: Option<Mutex<Roll>>,
+    /// What the thread is to do besides.
+    errands: Mutex<VecDeque<Errand>>,
     wake: Notify,
+}
+
+/// Something for the thread.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    /// An act for the audit trail.
+    Note(&'static str, Value),
+    /// An event of our own.
+    Event(Event),
+    /// Read the signing keys again, and say what came of it.
+    Keys(oneshot::Sender<Result<String, String>>),
 }
 
 impl Shared {
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The latest state of each agent, if anybody wants it.
+    pub(crate) fn roll(&self) -> Option<MutexGuard<'_, Roll>> {
+        let roll = self.roll.as_ref()?;
+        Some(roll.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Hands something to the thread. Whether there was room.
+    pub(crate) fn send(&self, errand: Errand) -> bool {
+        let mut errands = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = errands.len() < MAX_OWN;
+        if room {
+            errands.push_back(errand);
+        }
+        drop(errands);
+        self.wake.notify_one();
+        room
+    }
+
+    /// Writes something security-relevant down.
+    pub(crate) fn note(&self, act: &'static str, detail: Value) {
+        if !self.send(Errand::Note(act, detail)) {
+            tracing::warn!(act, "too many acts at once; this one is missing in the audit trail");
+        }
     }
 
     pub(crate) fn trouble(&self) -> Option<String> {
@@ -79,44 +128,68 @@ impl Shared {
     }
 }
 
+/// What the thread works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) spool: Spool,
+    pub(crate) recovered: Recovered,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) composer: Composer,
+    /// The audit trail, if one is kept.
+    pub(crate) audit: Option<Audit>,
+    pub(crate) report: Arc<Report>,
+    pub(crate) counters: Arc<Counters>,
+    /// What a key-value bucket mirrors, if there is one.
+    pub(crate) roll: Option<Roll>,
+    /// What is to be published first, such as the key of this epoch.
+    pub(crate) first: Vec<Event>,
+}
+
 /// The thread's own state.
 pub(crate) struct Keeper {
-    directory: PathBuf,
     shared: Arc<Shared>,
     composer: Composer,
     sequencer: Sequencer,
+    audit: Option<Audit>,
+    report: Arc<Report>,
+    counters: Arc<Counters>,
     last_of_stream: BTreeMap<Stream, u64>,
     batches: mpsc::Receiver<Batch>,
     /// Events of our own that wait for the next commit.
     own: Vec<Event>,
+    health_ms: u64,
+    received_before: u64,
 }
 
 impl Keeper {
-    pub(crate) fn new(
-        directory: PathBuf,
-        spool: Spool,
-        recovered: Recovered,
-        sequencer: Sequencer,
-        composer: Composer,
-    ) -> (Self, Arc<Shared>, mpsc::Sender<Batch>) {
+    pub(crate) fn new(parts: Parts) -> (Self, Arc<Shared>, mpsc::Sender<Batch>) {
         let (sender, batches) = mpsc::channel(MAX_WAITING_BATCHES);
         let shared = Arc::new(Shared {
-            spool: Mutex::new(spool),
+            spool: Mutex::new(parts.spool),
             committed: watch::Sender::new(0),
             followers: broadcast::Sender::new(MAX_FOLLOWER_LAG),
             trouble: Mutex::new(None),
+            roll: parts.roll.map(Mutex::new),
+            errands: Mutex::default(),
             wake: Notify::new(),
         });
-        let last_of_stream = recovered.last_of_stream;
-        let keeper = Self {
-            directory,
+        let mut keeper = Self {
             shared: Arc::clone(&shared),
-            composer,
-            sequencer,
-            last_of_stream,
+            composer: parts.composer,
+            sequencer: parts.sequencer,
+            audit: parts.audit,
+            report: parts.report,
+            counters: parts.counters,
+            last_of_stream: parts.recovered.last_of_stream,
             batches,
             own: Vec::new(),
+            health_ms: 0,
+            received_before: 0,
         };
+        if !keeper.composer.history {
+            keeper.begin_epoch(&parts.recovered.gaps);
+            keeper.own.extend(parts.first);
+        }
         (keeper, shared, sender)
     }
 
@@ -137,11 +210,12 @@ impl Keeper {
                     None => break,
                 },
                 _ = tidy.tick() => self.tidy(),
-                () = self.shared.wake.notified() => {}
+                () = self.shared.wake.notified() => self.run_errands(),
             }
         }
+        self.audit_act("stopped", &json!({}));
         self.tidy();
-        if let Err(error) = self.sequencer.close(&self.directory) {
+        if let Err(error) = self.sequencer.close() {
             tracing::warn!(
                 error = chain(&error),
                 "cannot close the sequence; the next start leaves a hole in it"
@@ -149,19 +223,166 @@ impl Keeper {
         }
     }
 
+    /// The hole that a crash left in the sequence, and what the disk has damaged.
+    fn begin_epoch(&mut self, gaps: &[Gap]) {
+        let now = clock::unix_ms();
+        self.declare(gaps);
+        let first = self.sequencer.last() + 1;
+        let hole = first - 1 - self.sequencer.known.min(first - 1);
+        let gap = SpoolGap {
+            class: "unknown",
+            node: &self.composer.node,
+            epoch: self.composer.epoch,
+            from_seq: first - hole,
+            to_seq: first - 1,
+            count: hole,
+            first_ts: 0,
+            last_ts: now / 1000,
+            reason: "restart",
+            stream: "-",
+            prev_last_seq: Some(self.sequencer.before),
+        };
+        self.own.push(gap.into_event(now));
+        let detail = json!({"epoch": self.composer.epoch, "state_lost": self.sequencer.state_lost});
+        self.audit_act("started", &detail);
+    }
+
     fn tidy(&mut self) {
-        let tidied = self.shared.spool().tidy(clock::unix_ms());
+        let now = clock::unix_ms();
+        self.run_errands();
+        if !self.composer.history {
+            self.settle_keys(now);
+            self.tell_health(now);
+            if let Some(audit) = &mut self.audit
+                && let Err(error) = audit.tidy(self.composer.keyring.as_ref(), now)
+            {
+                tracing::error!(%error, "cannot tidy the audit trail");
+            }
+        }
+        self.commit_own();
+        let tidied = self.shared.spool().tidy(now);
         if let Err(error) = tidied {
             tracing::error!(error = chain(&error), "cannot tidy the spool");
         }
     }
 
+    fn run_errands(&mut self) {
+        let errands = std::mem::take(&mut *self.shared.errands.lock().unwrap_or_else(PoisonError::into_inner));
+        for errand in errands {
+            match errand {
+                Errand::Note(act, detail) => self.audit_act(act, &detail),
+                Errand::Event(event) => self.own.push(event),
+                Errand::Keys(answer) => {
+                    let reloaded = self.reload_keys();
+                    // Whoever asked may be gone.
+                    let _ = answer.send(reloaded);
+                }
+            }
+        }
+        self.commit_own();
+    }
+
+    /// Commits what is our own, if anything is and the disk takes it.
+    fn commit_own(&mut self) {
+        if self.own.is_empty() {
+            return;
+        }
+        match self.commit(&[]) {
+            Ok(()) => self.shared.set_trouble(None),
+            Err(error) => self.shared.set_trouble(Some(chain(&error))),
+        }
+        self.own.truncate(MAX_OWN);
+    }
+
+    fn reload_keys(&mut self) -> Result<String, String> {
+        let Some(keyring) = &mut self.composer.keyring else {
+            return Ok("events are not signed".to_owned());
+        };
+        let events = keyring.reload(clock::unix_ms()).map_err(|error| chain(&error))?;
+        let count = events.len();
+        self.announce(events);
+        Ok(format!("signing keys read again, {count} announcements made"))
+    }
+
+    fn settle_keys(&mut self, now: u64) {
+        let Some(keyring) = &mut self.composer.keyring else {
+            return;
+        };
+        match keyring.settle(now) {
+            Ok(events) => self.announce(events),
+            Err(error) => tracing::error!(error = chain(&error), "cannot change the signing key"),
+        }
+    }
+
+    fn announce(&mut self, events: Vec<Event>) {
+        let detail = |event: &Event| serde_json::from_slice(&event.body).unwrap_or_default();
+        let details: Vec<Value> = events.iter().map(detail).collect();
+        self.own.extend(events);
+        // Behind the announcements: the acts may be signed with the key that those tell of.
+        for detail in details {
+            self.audit_act("key", &detail["key"]);
+        }
+    }
+
+    fn tell_health(&mut self, now: u64) {
+        let since = now.saturating_sub(self.health_ms);
+        if since < HEALTH_INTERVAL_MS {
+            return;
+        }
+        let received = self.counters.events_received_total.value();
+        let seconds = if self.health_ms == 0 { 0 } else { since / 1000 };
+        let rate = (received - self.received_before).checked_div(seconds).unwrap_or(0);
+        (self.health_ms, self.received_before) = (now, received);
+        let (depth, capacity) = {
+            let spool = self.shared.spool();
+            (spool.depth(), spool.capacity())
+        };
+        let mut degraded = self.report.degraded();
+        degraded.extend(self.shared.trouble());
+        let age = if depth.oldest_ms == 0 {
+            0
+        } else {
+            now.saturating_sub(depth.oldest_ms) / 1000
+        };
+        let health = Health {
+            manager_node: &self.composer.node,
+            timestamp: now / 1000,
+            reason: "periodic",
+            epoch: self.composer.epoch,
+            seq: self.sequencer.last(),
+            events_per_second: rate,
+            spool_events: depth.waiting,
+            spool_bytes: depth.bytes,
+            spool_capacity: capacity,
+            spool_age: age,
+            last_ack: self.report.read().last_ack_ms / 1000,
+            degraded: &degraded,
+        };
+        self.own.push(health.into_event(now));
+    }
+
+    /// A line of the audit trail, and its event.
+    fn audit_act(&mut self, act: &'static str, detail: &Value) {
+        let Some(audit) = &mut self.audit else { return };
+        let now = clock::unix_ms();
+        match audit.write(act, detail, now) {
+            Ok(line) => {
+                let line: Value = serde_json::from_slice(&line).unwrap_or_default();
+                self.own
+                    .push(manager_event(Kind::Audit, "", now, 0, wrapped("audit", &line)));
+            }
+            Err(error) => tracing::error!(%error, act, "cannot write to the audit trail"),
+        }
+    }
+
     async fn take(&mut self, first: Batch) {
-        let mut count = first.events.len();
+        let weigh = |batch: &Batch| batch.events.iter().map(|event| event.event.body.len()).sum::<usize>();
+        let (mut count, mut bytes) = (first.events.len(), weigh(&first));
         let mut batches = vec![first];
-        while count < MAX_COMMIT_EVENTS {
+        while count < MAX_COMMIT_EVENTS && bytes < MAX_COMMIT_BYTES {
             let Ok(next) = self.batches.try_recv() else { break };
             count += next.events.len();
+            bytes += weigh(&next);
             batches.push(next);
         }
         loop {
@@ -208,7 +429,11 @@ impl Keeper {
     }
 
     fn try_commit(&mut self, batches: &[Batch]) -> Result<(), SpoolError> {
-        let mut events = Vec::new();
+        let mut commit = Composed {
+            shown: (self.shared.followers.receiver_count() > 0 || self.shared.roll.is_some()).then(Vec::new),
+            stored: Vec::new(),
+            acts: Vec::new(),
+        };
         let mut taken: BTreeMap<(&str, u64), u64> = BTreeMap::new();
         for batch in batches {
             let source = (batch.producer.as_str(), batch.incarnation);
@@ -225,7 +450,8 @@ impl Keeper {
                         incarnation: batch.incarnation,
                         number: event.number,
                     };
-                    self.compose(&event.event, &mark, &mut events)?;
+                    commit.acts.extend(self.act_of(&event.event));
+                    self.compose(&event.event, &mark, &mut commit)?;
                 }
             }
             taken.insert(source, highest);
@@ -237,15 +463,18 @@ impl Keeper {
             number: 0,
         };
         for event in &own {
-            self.compose(event, &nobody, &mut events)?;
+            if let Err(error) = self.compose(event, &nobody, &mut commit) {
+                self.own = own;
+                return Err(error);
+            }
         }
-        if events.is_empty() {
+        if commit.stored.is_empty() {
             return Ok(());
         }
-        let begun = self.shared.spool().begin_commit(&events, clock::unix_ms());
-        let written = begun.and_then(|(mut commit, gaps)| {
-            commit.write()?;
-            self.shared.spool().finish_commit(commit, &events)?;
+        let begun = self.shared.spool().begin_commit(&commit.stored, clock::unix_ms());
+        let written = begun.and_then(|(mut bytes, gaps)| {
+            bytes.write()?;
+            self.shared.spool().finish_commit(bytes, &commit.stored);
             Ok(gaps)
         });
         match written {
@@ -255,24 +484,68 @@ impl Keeper {
                 return Err(error);
             }
         }
-        self.tell(events);
-        Ok(())
-    }
-
-    fn compose(&mut self, event: &Event, mark: &Mark, events: &mut Vec<Stored>) -> Result<(), SpoolError> {
-        let stream = event.kind.stream();
-        let numbers = self.number(stream)?;
-        events.push(self.composer.compose(event, mark.clone(), numbers));
-        if self.composer.has_copy(event) {
-            let original = numbers.seq;
-            let numbers = self.number(stream)?;
-            events.extend(self.composer.copy(event, mark.clone(), original, numbers));
+        for (act, detail) in &commit.acts {
+            self.audit_act(act, detail);
+        }
+        if let Some(mut roll) = self.shared.roll() {
+            for event in commit.shown.iter().flatten() {
+                roll.note(&event.event, event.sequence);
+            }
+        }
+        self.shared.committed.send_modify(|commits| *commits += 1);
+        for event in commit.shown.into_iter().flatten() {
+            // Followers that went away do not matter.
+            let _ = self.shared.followers.send(Arc::new(event));
         }
         Ok(())
     }
 
+    /// Whoever got or lost a key is in the audit trail too.
+    fn act_of(&self, event: &Event) -> Option<(&'static str, Value)> {
+        self.audit.as_ref()?;
+        let act = match event.kind {
+            Kind::Enrolled => "enrolled",
+            Kind::Removed => "removed",
+            Kind::KeyRotated => "key_rotated",
+            Kind::Renamed => "renamed",
+            _ => return None,
+        };
+        let mut body: Value = serde_json::from_slice(&event.body).unwrap_or_default();
+        Some((act, body["enrollment"].take()))
+    }
+
+    fn compose(&mut self, event: &Event, mark: &Mark, commit: &mut Composed) -> Result<(), SpoolError> {
+        let original = self.compose_one(event, mark, None, commit)?;
+        if let Some(copy) = event.disconnect_alert() {
+            self.compose_one(&copy, mark, Some(original), commit)?;
+        }
+        Ok(())
+    }
+
+    fn compose_one(
+        &mut self,
+        event: &Event,
+        mark: &Mark,
+        copy_of: Option<u64>,
+        commit: &mut Composed,
+    ) -> Result<u64, SpoolError> {
+        let numbers = self.number(event.kind.stream())?;
+        let stored = self.composer.compose(event, mark.clone(), numbers, copy_of);
+        if let Some(shown) = &mut commit.shown {
+            // Followers on this machine see what was said before it was sealed or put into another form.
+            shown.push(PublishedEvent {
+                subject: stored.subject.clone(),
+                sequence: stored.seq,
+                producer: mark.producer.clone(),
+                event: event.clone(),
+            });
+        }
+        commit.stored.push(stored);
+        Ok(numbers.seq)
+    }
+
     fn number(&mut self, stream: Stream) -> Result<Numbers, SpoolError> {
-        let seq = self.sequencer.next(&self.directory)?;
+        let seq = self.sequencer.next()?;
         let prev = self.last_of_stream.insert(stream, seq).unwrap_or(0);
         Ok(Numbers { seq, prev })
     }
@@ -281,62 +554,44 @@ impl Keeper {
     fn declare(&mut self, gaps: &[Gap]) {
         let now = clock::unix_ms();
         for gap in gaps {
+            let stream = gap.stream.map_or("-", Stream::name);
             tracing::warn!(
-                stream = gap.stream.name(),
+                stream,
                 from_seq = gap.from_seq,
                 to_seq = gap.to_seq,
                 count = gap.count,
                 reason = gap.reason,
                 "events were dropped from the spool"
             );
-            let body = GapBody {
-                spool: GapFields {
-                    stream: gap.stream.name(),
-                    class: gap.class,
-                    node: &self.composer.node,
-                    epoch: self.composer.epoch,
-                    from_seq: gap.from_seq,
-                    to_seq: gap.to_seq,
-                    count: gap.count,
-                    first_ts: gap.first_ms / 1000,
-                    last_ts: gap.last_ms / 1000,
-                    reason: gap.reason,
-                },
+            let body = SpoolGap {
+                class: gap.class.map_or("unknown", muster_proto::event::Class::as_str),
+                node: &self.composer.node,
+                epoch: self.composer.epoch,
+                from_seq: gap.from_seq,
+                to_seq: gap.to_seq,
+                count: gap.count,
+                first_ts: gap.first_ms / 1000,
+                last_ts: gap.last_ms / 1000,
+                reason: gap.reason,
+                stream,
+                prev_last_seq: None,
             };
-            // Names and numbers always serialise.
-            let body = serde_json::to_vec(&body).unwrap_or_default();
-            self.own.push(manager_event(Kind::SpoolGap, "", now, GAP_LEVEL, body));
-        }
-    }
-
-    fn tell(&self, events: Vec<Stored>) {
-        self.shared.committed.send_modify(|commits| *commits += 1);
-        if self.shared.followers.receiver_count() > 0 {
-            for event in events {
-                // Followers that went away do not matter.
-                let _ = self.shared.followers.send(Arc::new(published(event)));
-            }
+            self.own.push(body.into_event(now));
+            let detail = json!({
+                "stream": stream, "from_seq": gap.from_seq, "to_seq": gap.to_seq, "count": gap.count, "reason": gap.reason
+            });
+            self.audit_act("dropped", &detail);
         }
     }
 }
 
-#[derive(Serialize)]
-struct GapBody<'a> {
-    spool: GapFields<'a>,
-}
-
-#[derive(Serialize)]
-struct GapFields<'a> {
-    stream: &'a str,
-    class: muster_proto::event::Class,
-    node: &'a str,
-    epoch: u64,
-    from_seq: u64,
-    to_seq: u64,
-    count: u64,
-    first_ts: u64,
-    last_ts: u64,
-    reason: &'a str,
+/// Events on their way into the spool.
+struct Composed {
+    stored: Vec<Stored>,
+    /// As followers see them, if anybody wants to.
+    shown: Option<Vec<PublishedEvent>>,
+    /// What goes into the audit trail once they are safe.
+    acts: Vec<(&'static str, Value)>,
 }
 
 /// An event of the spool as followers see it.

@@ -9,21 +9,31 @@
 //! away slow anybody but itself. Without a `<nats>` block it takes and keeps events all the same, for those who follow
 //! them: the oldest go when the spool has reached its size.
 //!
-//! Read first: [`spool`], then [`keeper`].
+//! Read first: `spool`, then `keeper`, then `publish`. For consumers of events: [`verify`] and [`signature`].
 
 #![allow(
     unreachable_pub,
     reason = "the counters macro makes public fields in a crate-private struct"
 )]
 
+pub mod audit;
 mod cli;
 mod control;
+mod format;
+#[cfg(any(test, feature = "__fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod intake;
 mod keeper;
+pub mod keys;
 mod message;
+mod provision;
 mod publish;
+pub mod seal;
 mod sequence;
+pub mod signature;
 mod spool;
 mod status;
+pub mod verify;
 
 pub use cli::{command, run};

@@ -4,11 +4,11 @@
 //! it is above anything ever used, at the price of a hole of fewer than [`RESERVE`] numbers, which is declared: the
 //! first event of an epoch says what the last sequence before it was.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spool::{Recovered, SpoolError, write_atomically};
+use crate::spool::{Recovered, SpoolError, slots::Slots};
 
 /// How many numbers are reserved at a time.
 pub(crate) const RESERVE: u64 = 4096;
@@ -20,27 +20,17 @@ struct State {
     node: String,
     epoch: u64,
     reserved_upto: u64,
-    /// CRC-32 of the other members, so that a damaged file is known for one.
-    crc: u32,
-}
-
-impl State {
-    fn sealed(mut self) -> Self {
-        self.crc = self.checksum();
-        self
-    }
-
-    fn checksum(&self) -> u32 {
-        crc32fast::hash(format!("{}\n{}\n{}", self.node, self.epoch, self.reserved_upto).as_bytes())
-    }
 }
 
 /// Gives sequences out.
 #[derive(Debug)]
 pub(crate) struct Sequencer {
+    slots: Slots,
     node: String,
     /// Which start of natsd this is.
     pub(crate) epoch: u64,
+    /// The last sequence before this epoch that is known to have been used.
+    pub(crate) known: u64,
     /// What the last sequence before this epoch may have been.
     pub(crate) before: u64,
     /// Whether the state file was lost.
@@ -50,9 +40,10 @@ pub(crate) struct Sequencer {
 }
 
 impl Sequencer {
-    /// Goes on above everything that was ever used, as far as the state file and the spool tell.
+    /// Goes on above everything that was ever used, as far as the state file, the cursor and the spool tell.
     pub(crate) fn open(directory: &Path, node: &str, recovered: &Recovered, now_s: u64) -> Result<Self, SpoolError> {
-        let state = read(directory);
+        let (slots, content) = Slots::open(&directory.join(STATE))?;
+        let state = content.and_then(|content| serde_json::from_slice::<State>(&content).ok());
         let fresh = state.is_none() && recovered.last_seq == 0;
         let before = state
             .as_ref()
@@ -64,21 +55,23 @@ impl Sequencer {
             None => now_s.max(recovered.last_epoch) + 1,
         };
         let mut sequencer = Self {
+            slots,
             node: node.to_owned(),
             epoch,
+            known: recovered.last_seq,
             before,
             state_lost: state.is_none() && !fresh,
             next: before + 1,
             reserved_upto: before,
         };
-        sequencer.reserve(directory)?;
+        sequencer.reserve()?;
         Ok(sequencer)
     }
 
     /// The next sequence. The reservation behind it is on the disk.
-    pub(crate) fn next(&mut self, directory: &Path) -> Result<u64, SpoolError> {
+    pub(crate) fn next(&mut self) -> Result<u64, SpoolError> {
         if self.next > self.reserved_upto {
-            self.reserve(directory)?;
+            self.reserve()?;
         }
         let sequence = self.next;
         self.next += 1;
@@ -91,35 +84,26 @@ impl Sequencer {
     }
 
     /// Gives the rest of the reservation back, so that an orderly restart leaves no hole.
-    pub(crate) fn close(&mut self, directory: &Path) -> Result<(), SpoolError> {
+    pub(crate) fn close(&mut self) -> Result<(), SpoolError> {
         self.reserved_upto = self.last();
-        self.write(directory)
+        self.write()
     }
 
-    fn reserve(&mut self, directory: &Path) -> Result<(), SpoolError> {
+    fn reserve(&mut self) -> Result<(), SpoolError> {
         let before = self.reserved_upto;
         self.reserved_upto = self.last() + RESERVE;
-        self.write(directory).inspect_err(|_| self.reserved_upto = before)
+        self.write().inspect_err(|_| self.reserved_upto = before)
     }
 
-    fn write(&self, directory: &Path) -> Result<(), SpoolError> {
+    fn write(&mut self) -> Result<(), SpoolError> {
         let state = State {
             node: self.node.clone(),
             epoch: self.epoch,
             reserved_upto: self.reserved_upto,
-            crc: 0,
-        }
-        .sealed();
-        // Two numbers and two texts always serialise.
-        let bytes = serde_json::to_vec(&state).unwrap_or_default();
-        write_atomically(directory, &directory.join(STATE), &bytes)
+        };
+        // Two numbers and a text always serialise.
+        self.slots.write(&serde_json::to_vec(&state).unwrap_or_default())
     }
-}
-
-fn read(directory: &Path) -> Option<State> {
-    let bytes = fs::read(directory.join(STATE)).ok()?;
-    let state: State = serde_json::from_slice(&bytes).ok()?;
-    (state.crc == state.checksum()).then_some(state)
 }
 
 #[cfg(test)]
@@ -137,7 +121,7 @@ mod tests {
         for _ in 0..5 {
             let mut sequencer = open(directory.path(), &Recovered::default());
             for _ in 0..(RESERVE + 10) {
-                let next = sequencer.next(directory.path()).expect("next");
+                let next = sequencer.next().expect("next");
                 assert!(next > highest);
                 highest = next;
             }
@@ -149,11 +133,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let mut first = open(directory.path(), &Recovered::default());
         for _ in 0..10 {
-            first.next(directory.path()).expect("next");
+            first.next().expect("next");
         }
-        first.close(directory.path()).expect("closes");
+        first.close().expect("closes");
         let mut second = open(directory.path(), &Recovered::default());
-        assert_eq!(second.next(directory.path()).expect("next"), 11);
+        assert_eq!(second.next().expect("next"), 11);
         assert_eq!(
             (second.epoch, second.before, second.state_lost),
             (first.epoch + 1, 10, false)
@@ -163,11 +147,7 @@ mod tests {
     #[test]
     fn lost_or_damaged_state_goes_on_above_the_spool_in_a_later_epoch() {
         let directory = tempfile::tempdir().expect("directory");
-        fs::write(
-            directory.path().join(STATE),
-            b"{\"node\":\"node\",\"epoch\":3,\"reserved_upto\":1,\"crc\":1}",
-        )
-        .expect("writes");
+        std::fs::write(directory.path().join(STATE), b"{\"node\":\"node\",\"epoch\":3}").expect("writes");
         let recovered = Recovered {
             last_seq: 500,
             last_epoch: 3,
@@ -175,6 +155,6 @@ mod tests {
         };
         let mut sequencer = open(directory.path(), &recovered);
         assert!(sequencer.state_lost && sequencer.epoch > 1_000_000_000);
-        assert_eq!(sequencer.next(directory.path()).expect("next"), 501);
+        assert_eq!(sequencer.next().expect("next"), 501);
     }
 }

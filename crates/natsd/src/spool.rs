@@ -9,19 +9,21 @@
 //! are read in the order in which they were committed. **Invariant:** an event is never dropped without being counted
 //! in a [`Gap`].
 //!
-//! When the spool is full, it first lets go what is acknowledged, then drops keepalives, then low alerts, then high
-//! alerts, oldest first. Enrollments, audit and status changes are never dropped: then [`Spool::commit`] refuses, and
-//! they wait in the outboxes of the daemons that made them.
+//! What goes when the spool is full: `room`. What then does not fit is refused, and waits in the outboxes of the daemons
+//! that made it.
 
+pub(crate) mod cursor;
 mod files;
 mod index;
 pub(crate) mod record;
+mod room;
 pub(crate) mod scan;
+pub(crate) mod slots;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet, VecDeque},
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -32,11 +34,12 @@ use std::{
 use muster_proto::event::{Class, Kind, Stream};
 use thiserror::Error;
 
-pub(crate) use self::files::write_atomically;
 use self::{
+    cursor::{Cursor, CursorFile, Kept},
     files::Segment,
     index::{Entry, Index},
     record::{Mark, Record, Stored},
+    scan::Found,
 };
 
 /// A segment of this size is followed by the next.
@@ -53,6 +56,9 @@ static BOUNDARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
 pub(crate) fn boundary_bytes() -> &'static [u8] {
     &BOUNDARY
 }
+
+/// Acknowledged events of each stream that are remembered with their places in the broker's stream.
+const MAX_REMEMBERED: usize = 65_536;
 
 /// How large the spool may be.
 #[derive(Clone, Copy, Debug)]
@@ -81,11 +87,13 @@ pub(crate) enum SpoolError {
     Full { used: u64, limit: u64 },
 }
 
-/// Events that were dropped.
+/// Events that were dropped, or lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
-    pub(crate) stream: Stream,
-    pub(crate) class: Class,
+    /// Absent where nobody knows.
+    pub(crate) stream: Option<Stream>,
+    /// Absent where nobody knows.
+    pub(crate) class: Option<Class>,
     pub(crate) from_seq: u64,
     pub(crate) to_seq: u64,
     pub(crate) count: u64,
@@ -118,6 +126,12 @@ pub(crate) struct Recovered {
     pub(crate) last_epoch: u64,
     /// The last sequence of each stream.
     pub(crate) last_of_stream: BTreeMap<Stream, u64>,
+    /// What the disk has damaged.
+    pub(crate) gaps: Vec<Gap>,
+    /// When the event before was made, for the account of what is missing behind it.
+    pub(crate) last_ms: u64,
+    /// Whether something was missing there.
+    pub(crate) damage: bool,
 }
 
 /// See the module.
@@ -130,7 +144,12 @@ pub(crate) struct Spool {
     marks: BTreeMap<(String, u64), u64>,
     dropped: u64,
     damaged: u64,
-    cursor_written: BTreeMap<Stream, u64>,
+    cursor: CursorFile,
+    kept: BTreeMap<Stream, Kept>,
+    /// The broker's sequences of what it acknowledged last, and ours.
+    remembered: BTreeMap<Stream, VecDeque<(u64, u64)>>,
+    /// Gaps of a commit that came to nothing.
+    untold: Vec<Gap>,
 }
 
 /// An event that waits, where to read it.
@@ -175,7 +194,7 @@ impl Spool {
     /// Opens the spool, as a crash at any instant may have left it.
     pub(crate) fn open(directory: &Path, limits: Limits) -> Result<(Self, Recovered), SpoolError> {
         files::make_directory(directory)?;
-        let cursor = files::read_cursor(directory);
+        let (cursor_file, cursor) = CursorFile::open(directory)?;
         let mut spool = Self {
             directory: directory.to_owned(),
             limits,
@@ -184,13 +203,21 @@ impl Spool {
             marks: BTreeMap::new(),
             dropped: 0,
             damaged: 0,
-            cursor_written: cursor.clone(),
+            cursor: cursor_file,
+            kept: cursor.kept,
+            remembered: BTreeMap::new(),
+            untold: Vec::new(),
         };
-        let mut recovered = Recovered::default();
+        // Segments may be gone, deleted by hand too; what they held was used all the same.
+        let mut recovered = Recovered {
+            last_seq: cursor.settled.values().copied().max().unwrap_or(0),
+            last_of_stream: cursor.settled.clone(),
+            ..Recovered::default()
+        };
         let numbers = files::segment_numbers(directory)?;
         for (place, number) in numbers.iter().enumerate() {
             let last = place + 1 == numbers.len();
-            spool.recover_segment(*number, last, &cursor, &mut recovered)?;
+            spool.recover_segment(*number, last, &cursor.settled, &mut recovered)?;
         }
         if spool.damaged > 0 {
             tracing::error!(
@@ -212,7 +239,28 @@ impl Spool {
         recovered: &mut Recovered,
     ) -> Result<(), SpoolError> {
         let (mut segment, bytes) = Segment::open(&self.directory, number)?;
-        let scan = scan::scan(&bytes, last);
+        let scan = scan::scan(&bytes, last, |found| match found {
+            Found::Damage => recovered.damage = true,
+            Found::Record {
+                record: Record::Marks(marks),
+                ..
+            } => marks.iter().for_each(|mark| self.note_mark(mark)),
+            Found::Record {
+                offset,
+                length,
+                record: Record::Event(event),
+            } => {
+                recovered.note(&event);
+                self.note_mark(&event.source);
+                segment.newest_ms = segment.newest_ms.max(event.created_ms);
+                let stream = event.kind.stream();
+                if !event.history && cursor.get(&stream).is_none_or(|acked| event.seq > *acked) {
+                    segment.waiting += 1;
+                    self.index.push(entry(&event, number, offset, length));
+                }
+            }
+            Found::Record { .. } => {}
+        });
         self.damaged += scan.damaged;
         let end = u64::try_from(scan.end).unwrap_or(u64::MAX);
         if end < segment.length {
@@ -222,24 +270,6 @@ impl Spool {
                 "the last commit of the spool was cut short; nobody was told that it is safe"
             );
             segment.truncate(end)?;
-        }
-        for (offset, length, record) in scan.records {
-            match record {
-                Record::Boundary => {}
-                Record::Marks(marks) => marks.into_iter().for_each(|mark| self.note_mark(&mark)),
-                Record::Event(event) => {
-                    recovered.last_seq = recovered.last_seq.max(event.seq);
-                    recovered.last_epoch = recovered.last_epoch.max(event.epoch);
-                    let stream = event.kind.stream();
-                    recovered.last_of_stream.insert(stream, event.seq);
-                    self.note_mark(&event.source);
-                    segment.newest_ms = segment.newest_ms.max(event.created_ms);
-                    if !event.history && cursor.get(&stream).is_none_or(|acked| event.seq > *acked) {
-                        segment.waiting += 1;
-                        self.index.push(entry(&event, number, offset, length));
-                    }
-                }
-            }
         }
         self.segments.push(segment);
         Ok(())
@@ -259,14 +289,13 @@ impl Spool {
     pub(crate) fn commit(&mut self, events: &[Stored], now_ms: u64) -> Result<Vec<Gap>, SpoolError> {
         let (mut commit, gaps) = self.begin_commit(events, now_ms)?;
         commit.write()?;
-        self.finish_commit(commit, events)?;
+        self.finish_commit(commit, events);
         Ok(gaps)
     }
 
     /// Makes room, and says where the events will stand. Between this and the end of the commit nobody else may begin
     /// one; reading and acknowledging go on.
     pub(crate) fn begin_commit(&mut self, events: &[Stored], now_ms: u64) -> Result<(Commit, Vec<Gap>), SpoolError> {
-        let gaps = self.make_room(now_ms)?;
         let mut bytes = boundary_bytes().to_vec();
         let mut places = Vec::with_capacity(events.len());
         for event in events {
@@ -274,6 +303,8 @@ impl Spool {
             event.write_record(&mut bytes);
             places.push((start, bytes.len() - start));
         }
+        let mut gaps = self.make_room(u64::try_from(bytes.len()).unwrap_or(u64::MAX), now_ms)?;
+        gaps.append(&mut self.untold);
         let sync = self.limits.sync;
         let segment = self.current()?;
         let writer = segment.writer();
@@ -288,16 +319,17 @@ impl Spool {
         ))
     }
 
-    /// Takes the written events into the index.
-    pub(crate) fn finish_commit(&mut self, commit: Commit, events: &[Stored]) -> Result<(), SpoolError> {
+    /// Takes the written events into the index. They are on the disk: from here on nothing may fail.
+    pub(crate) fn finish_commit(&mut self, commit: Commit, events: &[Stored]) {
+        let Some(segment) = self.segments.last_mut() else {
+            return;
+        };
         let waiting = u64::try_from(events.iter().filter(|event| !event.history).count()).unwrap_or(0);
         let newest_ms = events.iter().map(|event| event.created_ms).max().unwrap_or(0);
-        let segment = self.current()?;
         let (base, number) = (segment.length, segment.number);
         segment.length += u64::try_from(commit.bytes.len()).unwrap_or(u64::MAX);
         segment.newest_ms = segment.newest_ms.max(newest_ms);
         segment.waiting += waiting;
-        let full = segment.length >= SEGMENT_LEN;
         for (event, (start, length)) in events.iter().zip(commit.places) {
             if !event.history {
                 let offset = usize::try_from(base).unwrap_or(usize::MAX).saturating_add(start);
@@ -307,7 +339,6 @@ impl Spool {
         for event in events {
             self.note_mark(&event.source);
         }
-        if full { self.begin_segment(number + 1) } else { Ok(()) }
     }
 
     /// The events of a stream behind a sequence that wait, at most so many.
@@ -315,7 +346,7 @@ impl Spool {
         self.index
             .waiting(stream, behind)
             .take(max)
-            .filter_map(|entry| self.place(entry))
+            .filter_map(|entry| self.place(&entry))
             .collect()
     }
 
@@ -331,13 +362,80 @@ impl Spool {
         }
     }
 
+    /// Where the broker keeps a stream's events, and how far it has said so.
+    pub(crate) fn kept(&self, stream: Stream) -> Option<&Kept> {
+        self.kept.get(&stream)
+    }
+
+    /// The broker has kept our event `seq` under this sequence of its stream.
+    pub(crate) fn note_kept(&mut self, stream: Stream, name: &str, sequence: u64, seq: u64) {
+        let remembered = self.remembered.entry(stream).or_default();
+        if remembered.len() == MAX_REMEMBERED {
+            remembered.pop_front();
+        }
+        remembered.push_back((sequence, seq));
+        match self.kept.get_mut(&stream) {
+            Some(kept) if kept.name == name => kept.sequence = kept.sequence.max(sequence),
+            _ => {
+                let name = name.to_owned();
+                self.kept.insert(stream, Kept { name, sequence });
+            }
+        }
+    }
+
+    /// The broker has lost what it had acknowledged behind `last` of its stream: as far as it is still on the disk, it
+    /// waits again. Gives how many events.
+    pub(crate) fn rewind(&mut self, stream: Stream, last: u64) -> Result<u64, SpoolError> {
+        let remembered = self.remembered.remove(&stream).unwrap_or_default();
+        // What was acknowledged longer ago is only known to be before all of these.
+        let knows = remembered.iter().any(|(sequence, _)| *sequence <= last);
+        let lost = remembered.iter().filter(|(sequence, _)| *sequence > last);
+        let behind = lost.map(|(_, seq)| seq - 1).min().filter(|_| knows).unwrap_or(0);
+        let before: HashSet<u64> = self.index.waiting(stream, 0).map(|entry| entry.seq).collect();
+        let mut again = Vec::new();
+        for segment in &self.segments {
+            let bytes = segment.read()?;
+            scan::scan(&bytes, false, |found| {
+                if let Found::Record {
+                    offset,
+                    length,
+                    record: Record::Event(event),
+                } = found
+                    && event.kind.stream() == stream
+                    && !event.history
+                    && (event.seq > behind || before.contains(&event.seq))
+                {
+                    again.push(entry(&event, segment.number, offset, length));
+                }
+            });
+        }
+        self.index.clear(stream);
+        for segment in &mut self.segments {
+            let number = segment.number;
+            let of_segment = |waits: bool| {
+                let entries = again.iter().filter(|(_, entry)| entry.segment == number);
+                u64::try_from(
+                    entries
+                        .filter(|(_, entry)| before.contains(&entry.seq) == waits)
+                        .count(),
+                )
+                .unwrap_or(0)
+            };
+            segment.waiting += of_segment(false);
+        }
+        let more = again.len().saturating_sub(before.len());
+        again.into_iter().for_each(|entry| self.index.push(entry));
+        if let Some(kept) = self.kept.get_mut(&stream) {
+            kept.sequence = last;
+        }
+        Ok(u64::try_from(more).unwrap_or(0))
+    }
+
     /// Writes down how far the broker has acknowledged, and lets old segments go. Call it now and then, and at the end.
     pub(crate) fn tidy(&mut self, now_ms: u64) -> Result<(), SpoolError> {
-        let cursor = self.index.cursor(&self.cursor_written);
-        if cursor != self.cursor_written {
-            files::write_cursor(&self.directory, &cursor)?;
-            self.cursor_written = cursor;
-        }
+        let settled = self.index.cursor(self.cursor.settled());
+        let kept = self.kept.clone();
+        self.cursor.write(Cursor { settled, kept })?;
         let old = |segment: &Segment| segment.newest_ms.saturating_add(KEEP_ACKNOWLEDGED_MS) < now_ms;
         while self.segments.len() > 1 && self.segments[0].waiting == 0 && old(&self.segments[0]) {
             self.remove_segment(0)?;
@@ -350,10 +448,21 @@ impl Spool {
         let mut newest = Vec::new();
         for segment in self.segments.iter().rev() {
             let Ok(bytes) = segment.read() else { continue };
-            let scan = scan::scan(&bytes, false);
-            let events: Vec<_> = scan.events().map(|(_, _, event)| event.clone()).collect();
+            let mut events = VecDeque::new();
             let wanted = count.saturating_sub(newest.len());
-            newest.extend(events.into_iter().rev().take(wanted));
+            scan::scan(&bytes, false, |found| {
+                if let Found::Record {
+                    record: Record::Event(event),
+                    ..
+                } = found
+                {
+                    if events.len() == wanted {
+                        events.pop_front();
+                    }
+                    events.push_back(*event);
+                }
+            });
+            newest.extend(events.into_iter().rev());
             if newest.len() >= count {
                 break;
             }
@@ -371,6 +480,11 @@ impl Spool {
             dropped: self.dropped,
             damaged: self.damaged,
         }
+    }
+
+    /// How many bytes it may take.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.limits.max_bytes
     }
 
     fn place(&self, entry: &Entry) -> Option<Place> {
@@ -397,10 +511,14 @@ impl Spool {
 
     fn current(&mut self) -> Result<&mut Segment, SpoolError> {
         if self.segments.last().is_none_or(|segment| segment.length >= SEGMENT_LEN) {
-            let next = self.segments.last().map_or(1, |segment| segment.number + 1);
-            self.begin_segment(next)?;
+            self.finish_segment()?;
         }
         self.segments.last_mut().ok_or(SpoolError::Full { used: 0, limit: 0 })
+    }
+
+    fn finish_segment(&mut self) -> Result<(), SpoolError> {
+        let next = self.segments.last().map_or(1, |segment| segment.number + 1);
+        self.begin_segment(next)
     }
 
     fn begin_segment(&mut self, number: u64) -> Result<(), SpoolError> {
@@ -432,103 +550,27 @@ impl Spool {
             segment.waiting = segment.waiting.saturating_sub(1);
         }
     }
+}
 
-    /// Room for one more segment, whatever it takes that may be taken.
-    fn make_room(&mut self, now_ms: u64) -> Result<Vec<Gap>, SpoolError> {
-        let limit = self.limits.max_bytes;
-        let needed = |spool: &Self| spool.bytes().saturating_add(SEGMENT_LEN / 8) > limit;
-        let mut gaps = Vec::new();
-        let oldest = self.index.oldest_ms();
-        if oldest != 0 && oldest.saturating_add(self.limits.max_age_ms) < now_ms {
-            let horizon = now_ms - self.limits.max_age_ms;
-            for class in [Class::Keepalive, Class::Alert, Class::HighAlert] {
-                self.drop_class(class, horizon, "too old", &mut gaps);
-            }
-        }
-        if !needed(self) {
-            return Ok(gaps);
-        }
-        self.remove_settled()?;
-        for class in [Class::Keepalive, Class::Alert, Class::HighAlert] {
-            if !needed(self) {
-                return Ok(gaps);
-            }
-            self.drop_class(class, u64::MAX, "the spool is full", &mut gaps);
-            self.remove_settled()?;
-            self.compact()?;
-        }
-        if self.bytes() > limit {
-            return Err(SpoolError::Full {
-                used: self.bytes(),
-                limit,
+impl Recovered {
+    fn note(&mut self, event: &Stored) {
+        if std::mem::take(&mut self.damage) && event.seq > self.last_seq + 1 {
+            self.gaps.push(Gap {
+                stream: None,
+                class: None,
+                from_seq: self.last_seq + 1,
+                to_seq: event.seq - 1,
+                count: event.seq - 1 - self.last_seq,
+                first_ms: self.last_ms,
+                last_ms: event.created_ms,
+                reason: "damaged",
             });
         }
-        Ok(gaps)
-    }
-
-    /// Removes segments in which nothing waits, oldest first, however young.
-    fn remove_settled(&mut self) -> Result<(), SpoolError> {
-        let mut place = 0;
-        while place + 1 < self.segments.len() && self.bytes() > self.limits.max_bytes / 2 {
-            if self.segments[place].waiting == 0 {
-                self.remove_segment(place)?;
-            } else {
-                place += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn drop_class(&mut self, class: Class, older_than_ms: u64, reason: &'static str, gaps: &mut Vec<Gap>) {
-        for (stream, entry) in self.index.remove_class(class, older_than_ms) {
-            self.dropped += 1;
-            self.forget(entry.segment);
-            match gaps.last_mut() {
-                Some(gap) if (gap.stream, gap.class, gap.reason) == (stream, class, reason) => {
-                    gap.to_seq = entry.seq;
-                    gap.count += 1;
-                    gap.last_ms = entry.created_ms;
-                }
-                _ => gaps.push(Gap {
-                    stream,
-                    class,
-                    from_seq: entry.seq,
-                    to_seq: entry.seq,
-                    count: 1,
-                    first_ms: entry.created_ms,
-                    last_ms: entry.created_ms,
-                    reason,
-                }),
-            }
-        }
-    }
-
-    /// Writes each finished segment anew with only what waits in it.
-    fn compact(&mut self) -> Result<(), SpoolError> {
-        for place in 0..self.segments.len().saturating_sub(1) {
-            let number = self.segments[place].number;
-            let bytes = self.segments[place].read()?;
-            let scan = scan::scan(&bytes, false);
-            let mut kept = boundary_bytes().to_vec();
-            let mut moved = Vec::new();
-            for (offset, length, record) in &scan.records {
-                match record {
-                    Record::Event(event) if self.index.contains(event.kind.stream(), event.seq) => {
-                        moved.push((event.kind.stream(), event.seq, kept.len(), *length));
-                        kept.extend_from_slice(&bytes[*offset..offset + length]);
-                    }
-                    Record::Marks(_) => kept.extend_from_slice(&bytes[*offset..offset + length]),
-                    _ => {}
-                }
-            }
-            if kept.len() < bytes.len() {
-                self.segments[place].replace(&self.directory, &kept)?;
-                for (stream, seq, offset, length) in moved {
-                    self.index.relocate(stream, seq, number, offset, length);
-                }
-            }
-        }
-        Ok(())
+        self.last_ms = event.created_ms;
+        self.last_seq = self.last_seq.max(event.seq);
+        self.last_epoch = self.last_epoch.max(event.epoch);
+        let last = self.last_of_stream.entry(event.kind.stream()).or_default();
+        *last = event.seq.max(*last);
     }
 }
 

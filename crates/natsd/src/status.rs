@@ -1,6 +1,9 @@
 //! What natsd says of itself.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
 muster_service::counters! {
     /// What went through since the start.
@@ -9,6 +12,14 @@ muster_service::counters! {
         events_received_total,
         /// Events that the broker has.
         events_published_total,
+        /// Events that went out without an acknowledgement, since the broker has no stream for them.
+        events_unacknowledged_total,
+        /// Events that can never be published, such as those that are too large for the broker.
+        events_given_up_total,
+        /// Events that had been acknowledged, and were sent again since the broker had lost them.
+        events_rewound_total,
+        /// Entries written to the key-value bucket.
+        kv_writes_total,
         /// Events that were sent again because no acknowledgement came.
         events_retried_total,
         /// Connections of producers that were refused or broken off.
@@ -50,8 +61,12 @@ pub(crate) struct Facts {
     pub(crate) failures: u32,
     /// Streams that events go to without an acknowledgement, since the broker has no stream for them.
     pub(crate) without_stream: Vec<&'static str>,
+    /// Streams whose events the broker does not acknowledge, and why.
+    pub(crate) stuck: BTreeMap<&'static str, String>,
     /// The last error that the broker told.
     pub(crate) last_error: Option<String>,
+    /// The last round trip of an acknowledgement, in microseconds.
+    pub(crate) round_trip_us: u64,
 }
 
 impl Report {
@@ -62,11 +77,36 @@ impl Report {
             last_ack_ms: 0,
             failures: 0,
             without_stream: Vec::new(),
+            stuck: BTreeMap::new(),
             last_error: None,
+            round_trip_us: 0,
         };
         Self {
             inner: Mutex::new(facts),
         }
+    }
+
+    /// What is worse than it should be, in words.
+    pub(crate) fn degraded(&self) -> Vec<String> {
+        let facts = self.read();
+        let mut degraded = Vec::new();
+        if let Link::Down(why) = &facts.link {
+            let failures = facts.failures;
+            degraded.push(format!(
+                "not connected to NATS ({why}, {failures} attempts failed); events wait in the spool"
+            ));
+        }
+        if facts.link == Link::Up {
+            for (stream, why) in &facts.stuck {
+                degraded.push(format!("events of {stream} wait: {why}"));
+            }
+            for stream in &facts.without_stream {
+                degraded.push(format!(
+                    "the broker has no stream like {stream}: those events are sent without an acknowledgement"
+                ));
+            }
+        }
+        degraded
     }
 
     pub(crate) fn read(&self) -> Facts {

@@ -1,13 +1,22 @@
 //! The connection to the broker: how it is made, and what it tells.
+//!
+//! A client is used for one connection only. One that comes back by itself would first send what was still in its queue,
+//! so that a later event could arrive before an earlier one that the break has swallowed.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, Event};
 use muster_config::Nats;
 use thiserror::Error;
-use tokio::sync::watch;
-
-use crate::status::{Counters, Link, Report};
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 /// A dead peer is noticed within two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -15,10 +24,16 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Behind `max_reconnects` failures in a row: the pace at which it goes on for ever.
 const SLOW_PACE: Duration = Duration::from_secs(30);
-/// Commands that may wait for the client's own task. Publishing stops while there is no connection, so it never fills.
+/// Commands that may wait for the client's own task; more than any window.
 const CLIENT_CAPACITY: usize = 4096;
+/// What the client tells that was not yet read; what is over is lost, but never a lost connection.
+const MAX_NEWS: usize = 256;
+/// What our own subjects begin with. Other clients of the account must not listen there.
+pub(crate) const INBOX_PREFIX: &str = "_INBOX.natsd";
+/// Longer than any of our connections waits for its own end.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Why there can be no connection at all.
+/// Why there is no connection.
 #[derive(Debug, Error)]
 pub(crate) enum ConnectError {
     #[error("cannot read the credentials file {}", path.display())]
@@ -33,56 +48,98 @@ pub(crate) enum ConnectError {
         #[source]
         source: std::io::Error,
     },
-    #[error("cannot connect to {servers}")]
+    #[error("cannot connect to {server}")]
     Connect {
-        servers: String,
+        server: String,
         #[source]
         source: async_nats::ConnectError,
     },
+    #[error("cannot connect to {server}: no answer within {} s", CONNECT_TIMEOUT.as_secs() * 2)]
+    TimedOut { server: String },
 }
 
-/// A client that connects for ever. The receiver counts connections: odd while connected.
+/// What a connection tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// It is over.
+    Lost(String),
+    /// The broker reports an error, such as a missing permission.
+    Error(String),
+    /// The broker is about to stop.
+    LameDuck,
+}
+
+/// One connection to one server, with the credentials and certificates that are in the files now.
 pub(crate) async fn connect(
     nats: &Nats,
     node: &str,
-    report: &Arc<Report>,
-    counters: &Arc<Counters>,
-) -> Result<(Client, watch::Receiver<bool>), ConnectError> {
-    let (up, link) = watch::channel(false);
-    let options = with_credentials(options(nats, node, report), nats).await?;
-    let options = options.event_callback({
-        let (report, counters) = (Arc::clone(report), Arc::clone(counters));
-        move |event| {
-            note(&event, &report, &counters, &up);
-            async {}
+    server: &str,
+) -> Result<(Client, mpsc::Receiver<News>), ConnectError> {
+    let (sender, news) = mpsc::channel(MAX_NEWS);
+    let options = with_credentials(options(nats, node, server), nats).await?;
+    let options = options.event_callback(move |event| {
+        let told = match &event {
+            Event::Disconnected | Event::Closed => Some(News::Lost(event.to_string())),
+            Event::ServerError(_) | Event::ClientError(_) => Some(News::Error(event.to_string())),
+            Event::LameDuckMode => Some(News::LameDuck),
+            Event::Connected | Event::Draining | Event::SlowConsumer(_) => None,
+        };
+        let sender = sender.clone();
+        async move {
+            match told {
+                // That it is over must arrive; the receiver is read until then.
+                Some(lost @ News::Lost(_)) => drop(sender.send(lost).await),
+                Some(news) => drop(sender.try_send(news)),
+                None => {}
+            }
         }
     });
-    let client = options.connect(&nats.servers).await;
-    let client = client.map_err(|source| ConnectError::Connect {
-        servers: nats.servers.join(", "),
-        source,
-    })?;
-    Ok((client, link))
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT * 2, options.connect(server)).await;
+    let client = match connected {
+        Ok(connected) => connected.map_err(|source| ConnectError::Connect {
+            server: server.to_owned(),
+            source,
+        })?,
+        Err(_) => {
+            let server = server.to_owned();
+            return Err(ConnectError::TimedOut { server });
+        }
+    };
+    Ok((client, news))
 }
 
-fn options(nats: &Nats, node: &str, report: &Arc<Report>) -> ConnectOptions {
-    let (delay, max_reconnects) = (nats.reconnect_delay, nats.max_reconnects);
-    let attempts = Arc::clone(report);
+/// With the settings of the daemon, but for other purposes: `muster-natsd verify`, `provision`.
+pub(crate) async fn connect_once(nats: &Nats, name: &str) -> Result<Client, ConnectError> {
+    let mut last = None;
+    for server in &nats.servers {
+        match connect(nats, name, server).await {
+            Ok((client, _)) => return Ok(client),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or(ConnectError::TimedOut {
+        server: "no server".to_owned(),
+    }))
+}
+
+fn options(nats: &Nats, node: &str, server: &str) -> ConnectOptions {
+    let tried = Arc::new(AtomicBool::new(false));
     let mut options = ConnectOptions::new()
         .name(format!("muster-natsd {node}"))
-        .retry_on_initial_connect()
-        .max_reconnects(None)
+        .ignore_discovered_servers()
         .ping_interval(PING_INTERVAL)
         .connection_timeout(CONNECT_TIMEOUT)
         .client_capacity(CLIENT_CAPACITY)
-        .custom_inbox_prefix(format!("_INBOX.{}", muster_proto::event::subject::token("natsd")))
-        .reconnect_delay_callback(move |failures| {
-            let failures = u32::try_from(failures).unwrap_or(u32::MAX);
-            attempts.change(|facts| facts.failures = failures);
-            pause(failures, delay, max_reconnects, jitter())
+        .custom_inbox_prefix(INBOX_PREFIX)
+        .reconnect_delay_callback(move |_| {
+            if tried.swap(true, Ordering::Relaxed) {
+                NEVER
+            } else {
+                Duration::ZERO
+            }
         });
     // Never plaintext by silence: whoever asks for encrypted messages gets TLS or no connection.
-    if nats.encrypt_messages || nats.servers.iter().any(|server| server.starts_with("tls://")) {
+    if nats.encrypt_messages || server.starts_with("tls://") {
         options = options.require_tls(true);
     }
     if let Some(ca) = &nats.tls_ca {
@@ -119,12 +176,14 @@ async fn with_credentials(mut options: ConnectOptions, nats: &Nats) -> Result<Co
 }
 
 fn read_nkey(path: &Path) -> std::io::Result<String> {
-    Ok(std::fs::read_to_string(path)?.trim().to_owned())
+    let text = Zeroizing::new(std::fs::read_to_string(path)?);
+    let seed = text.lines().map(str::trim).find(|line| line.starts_with('S'));
+    Ok(seed.unwrap_or_default().to_owned())
 }
 
 /// How long to wait behind so many failures in a row: the configured delay, or a slow pace behind the configured
 /// number; a fifth more or less, so that managers do not all come at once. `jitter` is from 0 to 1.
-fn pause(failures: u32, delay: Duration, max_reconnects: u32, jitter: f64) -> Duration {
+pub(crate) fn pause(failures: u32, delay: Duration, max_reconnects: u32, jitter: f64) -> Duration {
     let pace = if max_reconnects > 0 && failures > max_reconnects {
         delay.max(SLOW_PACE)
     } else if failures <= 1 {
@@ -136,38 +195,9 @@ fn pause(failures: u32, delay: Duration, max_reconnects: u32, jitter: f64) -> Du
 }
 
 /// A number from 0 to 1 that differs between processes and moments. No secret hangs on it.
-fn jitter() -> f64 {
-    f64::from(muster_service::clock::unix_ms() as u8 ^ std::process::id() as u8) / 255.0
-}
-
-fn note(event: &Event, report: &Report, counters: &Counters, up: &watch::Sender<bool>) {
-    match event {
-        Event::Connected => {
-            tracing::info!("connected to NATS");
-            counters.nats_connections_total.increment();
-            report.change(|facts| {
-                facts.link = Link::Up;
-                facts.failures = 0;
-                facts.last_error = None;
-            });
-            up.send_replace(true);
-        }
-        Event::Disconnected | Event::Closed | Event::Draining => {
-            tracing::warn!("connection to NATS is lost; events wait in the spool");
-            report.change(|facts| facts.link = Link::Down(event.to_string()));
-            up.send_replace(false);
-        }
-        Event::ServerError(_) | Event::ClientError(_) => {
-            counters.nats_errors_total.increment();
-            let text = event.to_string();
-            let news = report.read().last_error.as_ref() != Some(&text);
-            if news {
-                tracing::warn!(error = text, "NATS reports an error");
-            }
-            report.change(|facts| facts.last_error = Some(text));
-        }
-        Event::LameDuckMode | Event::SlowConsumer(_) => tracing::info!(%event, "NATS says something"),
-    }
+pub(crate) fn jitter() -> f64 {
+    let mixed = muster_service::clock::unix_ms().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(std::process::id());
+    f64::from(u16::try_from(mixed >> 48).unwrap_or(0) ^ u16::try_from(mixed & 0xffff).unwrap_or(0)) / 65535.0
 }
 
 #[cfg(test)]
@@ -179,6 +209,7 @@ mod tests {
         let delay = Duration::from_secs(5);
         assert_eq!(pause(3, delay, 10, 0.0), Duration::from_secs(4));
         assert_eq!(pause(3, delay, 10, 1.0), Duration::from_secs(6));
+        assert!((0.0..=1.0).contains(&jitter()));
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! The spool's files: segments `<number>.seg` and the file `cursor`.
+//! The spool's files: segments `<number>.seg` in the order of their numbers.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
@@ -9,12 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use muster_proto::event::Stream;
-
 use super::SpoolError;
 
 const SUFFIX: &str = "seg";
-const CURSOR: &str = "cursor";
 /// Events are for the daemon alone.
 const MODE: u32 = 0o640;
 
@@ -94,6 +90,7 @@ impl Segment {
         Ok(())
     }
 
+    /// All of its bytes.
     pub(super) fn read(&self) -> Result<Vec<u8>, SpoolError> {
         let mut bytes = vec![0; usize::try_from(self.length).unwrap_or(usize::MAX)];
         self.file
@@ -175,21 +172,8 @@ pub(super) fn remove(directory: &Path, number: u64) -> Result<(), SpoolError> {
     fs::remove_file(&path).map_err(failed("cannot remove", &path))
 }
 
-/// How far each stream was acknowledged. A missing or damaged file means that events are sent again; the broker knows
-/// them by their ids.
-pub(super) fn read_cursor(directory: &Path) -> BTreeMap<Stream, u64> {
-    let bytes = fs::read(directory.join(CURSOR)).unwrap_or_default();
-    serde_json::from_slice(&bytes).unwrap_or_default()
-}
-
-pub(super) fn write_cursor(directory: &Path, cursor: &BTreeMap<Stream, u64>) -> Result<(), SpoolError> {
-    // A map of names to numbers always serialises.
-    let bytes = serde_json::to_vec(cursor).unwrap_or_default();
-    write_atomically(directory, &directory.join(CURSOR), &bytes)
-}
-
 /// Writes beside the file, syncs, and renames.
-pub(crate) fn write_atomically(directory: &Path, path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
+fn write_atomically(directory: &Path, path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
     let beside = path.with_extension("new");
     let write = || {
         let mut file = OpenOptions::new()

@@ -5,43 +5,49 @@
 //! over, and is told. A bad record behind the last boundary of the last segment is a commit that a crash cut short;
 //! nobody was told that it is safe, so the segment ends there.
 
-use super::record::{Record, RecordError, Stored};
+use super::record::{Record, RecordError};
 
-/// What was found.
-#[derive(Debug, Default)]
+/// Something in a segment.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A readable record that is no boundary.
+    Record {
+        /// Where it begins.
+        offset: usize,
+        /// All of its bytes.
+        length: usize,
+        /// What it says.
+        record: Record,
+    },
+    /// A record that was damaged after it had been safe.
+    Damage,
+}
+
+/// What was found altogether.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// Every readable record but boundaries, with its place and length.
-    pub(crate) records: Vec<(usize, usize, Record)>,
     /// Where the good part ends; what follows is to be cut off.
     pub(crate) end: usize,
     /// Records that were damaged after they had been safe.
     pub(crate) damaged: u64,
 }
 
-impl Scan {
-    /// The events among the records.
-    pub(crate) fn events(&self) -> impl Iterator<Item = (usize, usize, &Stored)> {
-        self.records.iter().filter_map(|(offset, length, record)| match record {
-            Record::Event(event) => Some((*offset, *length, &**event)),
-            _ => None,
-        })
-    }
-}
-
 /// Reads a whole segment. `last` says whether it is the one that was being written.
-pub(crate) fn scan(bytes: &[u8], last: bool) -> Scan {
+pub(crate) fn scan(bytes: &[u8], last: bool, mut visit: impl FnMut(Found)) -> Scan {
     let unsafe_from = if last { last_boundary(bytes) } else { bytes.len() };
     let mut scan = Scan::default();
     while scan.end < bytes.len() {
         match Record::read(&bytes[scan.end..]) {
             Ok((record, length)) => {
                 if record != Record::Boundary {
-                    scan.records.push((scan.end, length, record));
+                    let offset = scan.end;
+                    visit(Found::Record { offset, length, record });
                 }
                 scan.end += length;
             }
             Err(_) if scan.end >= unsafe_from => break,
             Err(error) => {
+                visit(Found::Damage);
                 let boundary = next_boundary(bytes, scan.end + 1).unwrap_or(bytes.len());
                 scan.damaged += 1;
                 scan.end = match error {
@@ -80,7 +86,24 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::spool::{boundary_bytes, record::tests::stored};
+    use crate::spool::{
+        boundary_bytes,
+        record::{Stored, tests::stored},
+    };
+
+    fn events(bytes: &[u8], last: bool) -> (Vec<Stored>, Scan) {
+        let mut events = vec![];
+        let scan = scan(bytes, last, |found| {
+            if let Found::Record {
+                record: Record::Event(event),
+                ..
+            } = found
+            {
+                events.push(*event);
+            }
+        });
+        (events, scan)
+    }
 
     /// A segment of several commits: its bytes, and where each commit ends.
     fn segment(commits: &[Vec<Stored>]) -> (Vec<u8>, Vec<usize>) {
@@ -104,10 +127,9 @@ mod tests {
         fn cut_anywhere_every_finished_commit_survives(commits in commits(), cut in any::<prop::sample::Index>()) {
             let (bytes, ends) = segment(&commits);
             let cut = cut.index(bytes.len() + 1);
-            let scan = scan(&bytes[..cut], true);
+            let (found, scan) = events(&bytes[..cut], true);
             let finished = ends.iter().filter(|end| **end <= cut).count();
             let safe: Vec<_> = commits[..finished].concat();
-            let found: Vec<_> = scan.events().map(|(_, _, event)| event.clone()).collect();
             prop_assert!(found.len() >= safe.len() && found[..safe.len()] == safe[..]);
             prop_assert!(found[..] == commits.concat()[..found.len()], "and what else there is was written");
             prop_assert_eq!(scan.damaged, 0);
@@ -117,7 +139,7 @@ mod tests {
         fn garbage_behind_the_last_commit_is_cut_off(commits in commits(), garbage in vec(any::<u8>(), 1..64)) {
             let (mut bytes, ends) = segment(&commits);
             bytes.extend_from_slice(&garbage);
-            let scan = scan(&bytes, true);
+            let (_, scan) = events(&bytes, true);
             prop_assert_eq!(Some(&scan.end), ends.last());
         }
 
@@ -131,8 +153,7 @@ mod tests {
             let place = place.index(ends[ends.len() - 2]);
             bytes[place] ^= 1_u8 << bit;
             let hit = ends.iter().position(|end| place < *end).expect("inside");
-            let scan = scan(&bytes, true);
-            let found: Vec<_> = scan.events().map(|(_, _, event)| event.clone()).collect();
+            let (found, _) = events(&bytes, true);
             for (number, commit) in commits.iter().enumerate() {
                 if number != hit {
                     prop_assert!(commit.iter().all(|event| found.contains(event)), "commit {} is whole", number);
@@ -142,7 +163,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_scanned_without_a_panic(bytes in vec(any::<u8>(), 0..400), last in any::<bool>()) {
-            let scan = scan(&bytes, last);
+            let (_, scan) = events(&bytes, last);
             prop_assert!(scan.end <= bytes.len() || scan.damaged > 0);
         }
     }

@@ -10,7 +10,11 @@ const NO_LIMIT: Limits = Limits {
 };
 
 fn event(seq: u64, kind: Kind) -> Stored {
-    let event = muster_proto::event::body::manager_event(kind, "001", 1000 + seq, 0, vec![b'x'; 100]);
+    event_of("001", seq, kind)
+}
+
+fn event_of(agent: &str, seq: u64, kind: Kind) -> Stored {
+    let event = muster_proto::event::body::manager_event(kind, agent, 1000 + seq, 0, vec![b'x'; 1000]);
     Stored {
         history: false,
         kind,
@@ -83,7 +87,7 @@ fn marks_outlive_the_segments_they_were_set_in() {
     drop(spool);
     let (spool, recovered) = Spool::open(directory.path(), NO_LIMIT).expect("opens");
     assert_eq!(spool.taken("remoted", 7), 41);
-    assert_eq!(recovered.last_seq, 0);
+    assert_eq!(recovered.last_seq, 41, "the cursor knows");
 }
 
 #[test]
@@ -130,9 +134,11 @@ fn full_spool_drops_keepalives_first_tells_which_and_keeps_status_changes() {
     assert_eq!(gaps.len(), 1);
     assert_eq!(
         (gaps[0].stream, gaps[0].from_seq, gaps[0].reason),
-        (Stream::Keepalive, 2, "the spool is full")
+        (Some(Stream::Keepalive), 2, "thinned")
     );
     assert_eq!(gaps[0].count, spool.depth().dropped);
+    let kept = waiting(&spool, Stream::Keepalive);
+    assert_eq!(kept.len(), 1 + 900, "the newest of those before, and this commit");
     assert_eq!(waiting(&spool, Stream::State), status);
     assert!(spool.depth().bytes < limits.max_bytes);
     drop(spool);
@@ -151,7 +157,7 @@ fn spool_full_of_status_changes_refuses_and_loses_nothing() {
     let mut taken = 0;
     let refused = loop {
         let batch: Vec<_> = (1..=1000)
-            .map(|place| event(taken + place, Kind::StatusChange))
+            .map(|place| event_of(&(taken + place).to_string(), taken + place, Kind::StatusChange))
             .collect();
         match spool.commit(&batch, 0) {
             Ok(gaps) => assert_eq!(gaps, []),
@@ -185,7 +191,7 @@ fn events_that_are_too_old_are_dropped_if_they_may_be() {
     let gaps = spool.commit(&[event(3, Kind::Keepalive)], 10_000).expect("commits");
     assert_eq!(
         (gaps.len(), gaps[0].reason, gaps[0].from_seq, gaps[0].to_seq),
-        (1, "too old", 1, 1)
+        (1, "too_old", 1, 1)
     );
     assert_eq!(waiting(&spool, Stream::Keepalive), [3]);
     assert_eq!(waiting(&spool, Stream::State), [2]);
@@ -262,4 +268,126 @@ proptest! {
         prop_assert!(found.starts_with(&before_last), "{:?} of {:?}", found, before_last);
         prop_assert!(expected.starts_with(&found));
     }
+}
+
+#[test]
+fn of_each_agent_the_first_and_the_last_status_change_survive_a_full_spool() {
+    let directory = tempfile::tempdir().expect("directory");
+    let limits = Limits {
+        max_bytes: SEGMENT_LEN + SEGMENT_LEN / 2,
+        ..NO_LIMIT
+    };
+    let mut spool = open(directory.path(), limits);
+    let (mut seq, mut gaps) = (0, vec![]);
+    while gaps.is_empty() {
+        let batch: Vec<_> = (0..1000)
+            .map(|place| {
+                seq += 1;
+                event_of(&(place % 7).to_string(), seq, Kind::StatusChange)
+            })
+            .collect();
+        gaps = spool.commit(&batch, 0).expect("commits");
+        assert!(seq < 1_000_000, "the limit is reached");
+    }
+    assert_eq!((gaps[0].reason, gaps[0].stream), ("thinned", Some(Stream::State)));
+    let kept = waiting(&spool, Stream::State);
+    assert_eq!(kept[..7], [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(kept.len(), 2 * 7 + 1000);
+    assert_eq!(gaps[0].count, seq - 1000 - 14);
+}
+
+#[test]
+fn cheap_events_do_not_push_dear_ones_out_of_their_share() {
+    let directory = tempfile::tempdir().expect("directory");
+    let limits = Limits {
+        max_bytes: 2 * SEGMENT_LEN,
+        ..NO_LIMIT
+    };
+    let mut spool = open(directory.path(), limits);
+    let high: Vec<_> = (1..=1000)
+        .map(|seq| Stored {
+            class: Class::HighAlert,
+            ..event(seq, Kind::RuleAlert)
+        })
+        .collect();
+    spool.commit(&high, 0).expect("commits");
+    let (mut seq, mut dropped) = (1000, 0);
+    while dropped < 5_000 {
+        let batch: Vec<_> = (0..1000)
+            .map(|_| {
+                seq += 1;
+                event(seq, Kind::Osquery)
+            })
+            .collect();
+        for gap in spool.commit(&batch, 0).expect("commits") {
+            assert_eq!((gap.class, gap.reason), (Some(Class::Alert), "spool_full"));
+            dropped += gap.count;
+        }
+        assert!(seq < 1_000_000, "the limit is reached");
+    }
+    assert_eq!(waiting(&spool, Stream::Alerts).len(), 1000);
+}
+
+#[test]
+fn damage_on_the_disk_is_told_by_its_numbers() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(directory.path(), NO_LIMIT);
+    for seq in 1..=5 {
+        spool.commit(&[event(seq, Kind::StatusChange)], 0).expect("commits");
+    }
+    let place = spool.waiting(Stream::State, 2, 1).remove(0);
+    drop(spool);
+    let path = directory.path().join("000000000001.seg");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    bytes[usize::try_from(place.offset).expect("small") + 20] ^= 1;
+    std::fs::write(&path, &bytes).expect("writes");
+    let (spool, recovered) = Spool::open(directory.path(), NO_LIMIT).expect("opens");
+    assert_eq!(waiting(&spool, Stream::State), [1, 2, 4, 5]);
+    let gaps: Vec<_> = recovered
+        .gaps
+        .iter()
+        .map(|gap| (gap.from_seq, gap.to_seq, gap.count, gap.reason))
+        .collect();
+    assert_eq!(gaps, [(3, 3, 1, "damaged")]);
+}
+
+#[test]
+fn numbers_of_deleted_segments_are_not_used_again() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(directory.path(), NO_LIMIT);
+    spool.commit(&[event(77, Kind::StatusChange)], 0).expect("commits");
+    spool.acknowledge(Stream::State, 77);
+    spool.tidy(0).expect("tidies");
+    drop(spool);
+    std::fs::remove_file(directory.path().join("000000000001.seg")).expect("removes");
+    let (_, recovered) = Spool::open(directory.path(), NO_LIMIT).expect("opens");
+    assert_eq!(recovered.last_seq, 77);
+    assert_eq!(recovered.last_of_stream.get(&Stream::State), Some(&77));
+}
+
+#[test]
+fn what_the_broker_has_lost_waits_again() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(directory.path(), NO_LIMIT);
+    let events: Vec<_> = (1..=10).map(|seq| event(seq, Kind::StatusChange)).collect();
+    spool.commit(&events, 0).expect("commits");
+    for seq in 1..=8 {
+        spool.note_kept(Stream::State, "MUSTER_STATE", 100 + seq, seq);
+        spool.acknowledge(Stream::State, seq);
+    }
+    assert_eq!(spool.rewind(Stream::State, 105).expect("reads"), 3);
+    assert_eq!(waiting(&spool, Stream::State), [6, 7, 8, 9, 10]);
+    assert_eq!(spool.kept(Stream::State).map(|kept| kept.sequence), Some(105));
+    for seq in 6..=10 {
+        spool.acknowledge(Stream::State, seq);
+    }
+    // Nothing is remembered of the rest: all that is on the disk.
+    assert_eq!(spool.rewind(Stream::State, 0).expect("reads"), 10);
+    spool.tidy(0).expect("tidies");
+    drop(spool);
+    assert_eq!(
+        waiting(&open(directory.path(), NO_LIMIT), Stream::State).len(),
+        10,
+        "the cursor went back too"
+    );
 }

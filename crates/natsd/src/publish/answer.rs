@@ -1,0 +1,164 @@
+//! What the broker answers to a published event: pure.
+
+use serde::Deserialize;
+
+/// An answer, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// A stream has it.
+    Kept {
+        /// The stream's name.
+        stream: String,
+        /// Its place there.
+        sequence: u64,
+    },
+    /// Nobody takes this subject.
+    Nobody,
+    /// The stream does not take it, and why.
+    Refused {
+        /// NATS' own number of the error.
+        code: u64,
+        /// In words.
+        why: String,
+    },
+    /// Somebody else answered.
+    Foreign,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    error: Option<RawError>,
+}
+
+#[derive(Deserialize)]
+struct RawError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// The message is larger than the stream takes.
+const TOO_LARGE: u64 = 10054;
+
+impl Answer {
+    /// Reads an acknowledgement.
+    pub(crate) fn read(no_responders: bool, payload: &[u8]) -> Self {
+        if no_responders {
+            return Self::Nobody;
+        }
+        match serde_json::from_slice::<Raw>(payload) {
+            Ok(Raw { error: Some(error), .. }) => Self::Refused {
+                code: error.err_code,
+                why: error.description,
+            },
+            Ok(Raw { stream, seq, .. }) if !stream.is_empty() && seq > 0 => Self::Kept { stream, sequence: seq },
+            _ => Self::Foreign,
+        }
+    }
+
+    /// Whether sending it again can never help.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        matches!(self, Self::Refused { code: TOO_LARGE, .. })
+    }
+}
+
+/// How far the broker's stream goes, from an answer to `STREAM.INFO`: `Some(0)` when there is no such stream, nothing when
+/// the broker does not say.
+pub(crate) fn last_sequence(no_responders: bool, payload: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Info {
+        state: Option<State>,
+        error: Option<Error>,
+    }
+    #[derive(Deserialize)]
+    struct State {
+        last_seq: u64,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        code: u64,
+    }
+    if no_responders {
+        return None;
+    }
+    let info: Info = serde_json::from_slice(payload).ok()?;
+    match (info.state, info.error) {
+        (Some(state), _) => Some(state.last_seq),
+        (None, Some(Error { code: 404 })) => Some(0),
+        _ => None,
+    }
+}
+
+/// Whether some stream takes a subject, from an answer to `STREAM.NAMES`; nothing when the broker does not say.
+pub(crate) fn has_stream(no_responders: bool, payload: &[u8]) -> Option<bool> {
+    #[derive(Deserialize)]
+    struct Names {
+        streams: Option<Vec<String>>,
+        error: Option<serde::de::IgnoredAny>,
+    }
+    if no_responders {
+        // There is no JetStream in this account.
+        return Some(false);
+    }
+    let names: Names = serde_json::from_slice(payload).ok()?;
+    match names.error {
+        Some(_) => None,
+        None => Some(names.streams.is_some_and(|streams| !streams.is_empty())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        assert_eq!(
+            Answer::read(false, br#"{"stream":"MUSTER_STATE","seq":7,"duplicate":true}"#),
+            Answer::Kept {
+                stream: "MUSTER_STATE".to_owned(),
+                sequence: 7
+            }
+        );
+        assert_eq!(Answer::read(true, b""), Answer::Nobody);
+        let refused = Answer::read(
+            false,
+            br#"{"type":"x","error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}"#,
+        );
+        assert!(refused.is_hopeless());
+        let refused = br#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}"#;
+        assert!(matches!(
+            Answer::read(false, refused),
+            Answer::Refused { code: 10077, .. }
+        ));
+        for foreign in [&b"pong"[..], b"", b"{}", b"\xff"] {
+            assert_eq!(Answer::read(false, foreign), Answer::Foreign);
+        }
+    }
+
+    #[test]
+    fn missing_stream_and_missing_right_to_ask_are_different() {
+        assert_eq!(
+            last_sequence(false, br#"{"state":{"messages":1,"last_seq":9}}"#),
+            Some(9)
+        );
+        assert_eq!(
+            last_sequence(false, br#"{"error":{"code":404,"err_code":10059}}"#),
+            Some(0)
+        );
+        assert_eq!(
+            last_sequence(false, br#"{"error":{"code":503,"err_code":10008}}"#),
+            None
+        );
+        assert_eq!(last_sequence(true, b""), None);
+        assert_eq!(has_stream(false, br#"{"total":0,"streams":null}"#), Some(false));
+        assert_eq!(has_stream(false, br#"{"total":1,"streams":["A"]}"#), Some(true));
+        assert_eq!(has_stream(false, br#"{"error":{"code":503}}"#), None);
+        assert_eq!(has_stream(true, b""), Some(false));
+    }
+}

@@ -1,0 +1,65 @@
+//! How far each stream was acknowledged, beside the segments.
+
+use std::{collections::BTreeMap, path::Path};
+
+use muster_proto::event::Stream;
+use serde::{Deserialize, Serialize};
+
+use super::{SpoolError, slots::Slots};
+
+const NAME: &str = "cursor";
+
+/// What the file says. Lost or damaged, events are sent again; the broker knows them by their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cursor {
+    /// For each stream, the sequence up to which nothing waits.
+    #[serde(default)]
+    pub(crate) settled: BTreeMap<Stream, u64>,
+    /// For each stream, where the broker said that it keeps our events, and its own highest sequence there.
+    #[serde(default)]
+    pub(crate) kept: BTreeMap<Stream, Kept>,
+}
+
+/// What the broker said of one of its streams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The stream's name on the broker.
+    pub(crate) name: String,
+    /// The highest sequence that it acknowledged.
+    pub(crate) sequence: u64,
+}
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct CursorFile {
+    slots: Slots,
+    written: Cursor,
+}
+
+impl CursorFile {
+    pub(super) fn open(directory: &Path) -> Result<(Self, Cursor), SpoolError> {
+        let (slots, content) = Slots::open(&directory.join(NAME))?;
+        let cursor: Cursor = content
+            .and_then(|content| serde_json::from_slice(&content).ok())
+            .unwrap_or_default();
+        let file = Self {
+            slots,
+            written: cursor.clone(),
+        };
+        Ok((file, cursor))
+    }
+
+    pub(super) fn settled(&self) -> &BTreeMap<Stream, u64> {
+        &self.written.settled
+    }
+
+    /// Writes it if it has changed.
+    pub(super) fn write(&mut self, cursor: Cursor) -> Result<(), SpoolError> {
+        if cursor != self.written {
+            // A few names and numbers always serialise.
+            self.slots.write(&serde_json::to_vec(&cursor).unwrap_or_default())?;
+            self.written = cursor;
+        }
+        Ok(())
+    }
+}

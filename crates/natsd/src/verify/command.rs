@@ -1,0 +1,274 @@
+//! `muster-natsd verify`.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use async_nats::jetstream;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Args;
+use muster_service::{Common, clock};
+use nkeys::XKey;
+use serde_json::{Value, json};
+
+use super::{Fate, Message, Policy, Verdict, Verifier};
+use crate::{provision::settings, publish::connection};
+
+/// How often a stream that has been read to its end is looked at again.
+const POLL: Duration = Duration::from_millis(500);
+/// The longest line on standard input: a message of 8 MiB in base64, and some.
+const MAX_LINE_LEN: u64 = 16 * 1024 * 1024;
+
+/// check signatures, numbers and gaps of published events
+///
+/// Without --stream, messages are read from standard input, one JSON object a line: what `nats stream get --json` prints, or
+/// {"subject", "headers": {}, "data": base64}. Prints a line for each message that is not accepted, or for each with --all,
+/// and at the end the holes in the sequence that nobody has declared. Ends with 0 if there is nothing to complain about.
+#[derive(Args)]
+pub(crate) struct Verify {
+    /// a public key (U…) that is believed from the start; may be repeated
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+
+    /// accept events that are not signed
+    #[arg(long)]
+    unsigned: bool,
+
+    /// a file with the seed (SX…) of a recipient, to open sealed bodies
+    #[arg(long, value_name = "FILE")]
+    recipient_seed: Option<PathBuf>,
+
+    /// read this stream of the server in etc/ossec.conf; may be repeated
+    #[arg(long = "stream", value_name = "NAME")]
+    streams: Vec<String>,
+
+    /// the server, if it is not the one in etc/ossec.conf
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+
+    /// a .creds file, if it is not the one in etc/ossec.conf
+    #[arg(long, value_name = "FILE")]
+    creds: Option<PathBuf>,
+
+    /// go on at the end of the streams
+    #[arg(long)]
+    follow: bool,
+
+    /// look at no clock
+    #[arg(long)]
+    history: bool,
+
+    /// print a line for each message
+    #[arg(long)]
+    all: bool,
+}
+
+impl Verify {
+    pub(crate) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+        let recipient = self.recipient_seed.as_ref().map(|path| {
+            let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            XKey::from_seed(text.trim()).with_context(|| format!("{} is no seed of an xkey", path.display()))
+        });
+        // Streams are read from their beginning.
+        let history = self.history || !self.streams.is_empty();
+        let policy = Policy {
+            pinned: self.keys.iter().cloned().collect::<BTreeSet<_>>(),
+            signed: !self.unsigned,
+            recipient: recipient.transpose()?,
+            max_age_ms: if history { None } else { Policy::default().max_age_ms },
+        };
+        let mut run = Run {
+            verifier: Verifier::new(policy),
+            all: self.all,
+            refused: 0,
+            duplicates: 0,
+            accepted: 0,
+        };
+        if self.streams.is_empty() {
+            run.standard_input()?;
+        } else {
+            self.read_streams(common, &mut run)?;
+        }
+        Ok(run.end())
+    }
+
+    fn read_streams(&self, common: &Common, run: &mut Run) -> anyhow::Result<()> {
+        let mut nats = match (&self.server, settings(common)) {
+            (_, Ok(nats)) => nats,
+            (Some(_), Err(_)) => muster_config::Nats::default(),
+            (None, Err(error)) => return Err(error),
+        };
+        if let Some(server) = &self.server {
+            nats.servers = vec![server.clone()];
+        }
+        if self.creds.is_some() {
+            nats.credentials_file.clone_from(&self.creds);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let client = connection::connect_once(&nats, "verify").await?;
+            let jetstream = jetstream::new(client);
+            let mut streams = Vec::new();
+            for name in &self.streams {
+                let stream = jetstream
+                    .get_stream(name)
+                    .await
+                    .with_context(|| format!("opening {name}"))?;
+                streams.push((stream, 0));
+            }
+            loop {
+                for (stream, next) in &mut streams {
+                    let state = stream.info().await?.state.clone();
+                    *next = state.first_sequence.max(*next);
+                    while state.messages > 0 && *next <= state.last_sequence {
+                        match stream.get_raw_message(*next).await {
+                            Ok(raw) => run.take(&message(&raw)),
+                            // Deleted, or gone by age.
+                            Err(error) if error.kind() == jetstream::stream::RawMessageErrorKind::NoMessageFound => {}
+                            Err(error) => return Err(error).context("reading a message"),
+                        }
+                        *next += 1;
+                    }
+                }
+                if !self.follow {
+                    return Ok(());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        })
+    }
+}
+
+struct Run {
+    verifier: Verifier,
+    all: bool,
+    refused: u64,
+    duplicates: u64,
+    accepted: u64,
+}
+
+impl Run {
+    fn standard_input(&mut self) -> anyhow::Result<()> {
+        let mut input = io::stdin().lock();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = io::Read::take(&mut input, MAX_LINE_LEN).read_line(&mut line)?;
+            if read == 0 {
+                return Ok(());
+            }
+            if !line.trim().is_empty() {
+                let message = parse(&line)?;
+                self.take(&message);
+            }
+        }
+    }
+
+    fn take(&mut self, message: &Message) {
+        let verdict = self.verifier.check(message, clock::unix_ms());
+        let shown = match &verdict.fate {
+            Fate::Accept => {
+                self.accepted += 1;
+                self.all
+            }
+            Fate::Duplicate => {
+                self.duplicates += 1;
+                self.all
+            }
+            Fate::Refuse { .. } => {
+                self.refused += 1;
+                true
+            }
+        };
+        if shown {
+            println!("{}", line(message, &verdict));
+        }
+    }
+
+    fn end(self) -> ExitCode {
+        let holes = self.verifier.undeclared();
+        for (node, stream, hole) in &holes {
+            let (after, upto, stream) = (hole.after, hole.upto, stream.name());
+            println!(
+                "{}",
+                json!({"hole": {"node": node, "stream": stream, "after": after, "upto": upto}})
+            );
+        }
+        eprintln!(
+            "{} accepted, {} duplicates, {} refused, {} undeclared holes",
+            self.accepted,
+            self.duplicates,
+            self.refused,
+            holes.len()
+        );
+        if self.refused == 0 && holes.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn line(message: &Message, verdict: &Verdict) -> Value {
+    let (fate, step, why) = match &verdict.fate {
+        Fate::Accept => ("accepted", None, None),
+        Fate::Duplicate => ("duplicate", None, None),
+        Fate::Refuse { step, why } => ("refused", Some(*step), Some(why.as_str())),
+    };
+    json!({
+        "id": message.header("Nats-Msg-Id"), "subject": message.subject, "fate": fate, "failed": step, "why": why,
+        "passed": verdict.passed,
+    })
+}
+
+/// A message out of a stream.
+pub(crate) fn message(raw: &jetstream::message::StreamMessage) -> Message {
+    let headers = raw.headers.iter().flat_map(|(name, values)| {
+        values
+            .iter()
+            .map(|value| (name.to_string(), value.as_str().to_owned()))
+            .collect::<Vec<_>>()
+    });
+    Message {
+        subject: raw.subject.to_string(),
+        headers: headers.collect(),
+        body: raw.payload.to_vec(),
+        from_stream: true,
+    }
+}
+
+fn parse(line: &str) -> anyhow::Result<Message> {
+    let value: Value = serde_json::from_str(line).context("a line is no JSON")?;
+    let base64 = |name: &str| -> anyhow::Result<Vec<u8>> {
+        let text = value[name].as_str().unwrap_or_default();
+        STANDARD.decode(text).with_context(|| format!("{name} is no base64"))
+    };
+    let Some(subject) = value["subject"].as_str() else {
+        bail!("a message has no subject");
+    };
+    let mut headers: Vec<(String, String)> = Vec::new();
+    if let Some(object) = value["headers"].as_object() {
+        for (name, header) in object {
+            let header = header.as_str().or_else(|| header[0].as_str());
+            headers.push((name.clone(), header.unwrap_or_default().to_owned()));
+        }
+    }
+    // As the wire has them: a line with the version, then one for each.
+    let text = String::from_utf8(base64("hdrs")?).context("hdrs is no text")?;
+    for line in text.lines().skip(1) {
+        if let Some((name, value)) = line.split_once(':') {
+            headers.push((name.to_owned(), value.trim().to_owned()));
+        }
+    }
+    Ok(Message {
+        subject: subject.to_owned(),
+        headers,
+        body: base64("data")?,
+        from_stream: true,
+    })
+}

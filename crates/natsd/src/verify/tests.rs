@@ -1,0 +1,224 @@
+use muster_config::EventFormat;
+use muster_proto::{
+    agent::{AgentId, AgentStatus, Reason},
+    event::{
+        Event,
+        body::{SpoolGap, StatusChange},
+    },
+};
+
+use super::*;
+use crate::{
+    keys::{Keyring, create_if_missing},
+    message::{Composer, Numbers},
+    spool::record::Mark,
+};
+
+const NOW: u64 = 1_795_243_200_000;
+
+struct Node {
+    composer: Composer,
+    kid: String,
+    _home: tempfile::TempDir,
+    last: BTreeMap<Stream, u64>,
+    next: u64,
+}
+
+impl Node {
+    fn new() -> Self {
+        let home = tempfile::tempdir().expect("directory");
+        let file = home.path().join("signing.nk");
+        create_if_missing(&file).expect("makes a key");
+        let (keyring, _) = Keyring::open(&file, home.path(), "mgr", 1, NOW).expect("opens");
+        let kid = keyring.key_id().to_owned();
+        let composer = Composer {
+            prefix: "wazuh.xdr".to_owned(),
+            node: "mgr".to_owned(),
+            source: "wazuh-manager".to_owned(),
+            version: "4.14.7".to_owned(),
+            epoch: 1,
+            history: false,
+            format: EventFormat::Native,
+            sealer: None,
+            keyring: Some(keyring),
+        };
+        Self {
+            composer,
+            kid,
+            _home: home,
+            last: BTreeMap::new(),
+            next: 1,
+        }
+    }
+
+    fn say(&mut self, event: &Event) -> Message {
+        let (seq, stream) = (self.next, event.kind.stream());
+        self.next += 1;
+        let prev = self.last.insert(stream, seq).unwrap_or(0);
+        let mark = Mark {
+            producer: "t".to_owned(),
+            incarnation: 1,
+            number: seq,
+        };
+        let stored = self.composer.compose(event, mark, Numbers { seq, prev }, None);
+        Message {
+            subject: stored.subject,
+            headers: stored.headers,
+            body: stored.body,
+            from_stream: true,
+        }
+    }
+
+    fn change(&mut self) -> Message {
+        let change = StatusChange {
+            agent_id: &AgentId::new("001"),
+            agent_name: "web-01",
+            previous_status: AgentStatus::Active,
+            current_status: AgentStatus::Disconnected,
+            ip_address: "192.0.2.1",
+            timestamp: NOW / 1000,
+            reason: Reason::KeepaliveTimeout,
+            missed_keepalives: 3,
+            alert_level: 3,
+        };
+        self.say(&change.into_event(NOW))
+    }
+
+    fn verifier(&self) -> Verifier {
+        Verifier::new(Policy {
+            pinned: [self.kid.clone()].into(),
+            ..Policy::default()
+        })
+    }
+}
+
+fn step(verdict: &Verdict) -> &'static str {
+    match &verdict.fate {
+        Fate::Refuse { step, .. } => step,
+        _ => "none",
+    }
+}
+
+#[test]
+fn signed_events_in_order_are_accepted_and_again_they_are_duplicates() {
+    let mut node = Node::new();
+    let mut verifier = node.verifier();
+    let messages: Vec<_> = (0..5).map(|_| node.change()).collect();
+    for message in &messages {
+        let verdict = verifier.check(message, NOW);
+        assert_eq!(verdict.fate, Fate::Accept);
+        assert_eq!(verdict.passed.last(), Some(&"sequence"));
+    }
+    assert!(
+        messages
+            .iter()
+            .all(|message| verifier.check(message, NOW).fate == Fate::Duplicate)
+    );
+    assert_eq!(verifier.undeclared(), []);
+}
+
+#[test]
+fn whatever_is_changed_is_refused() {
+    let mut node = Node::new();
+    let message = node.change();
+    let verifier = || node.verifier();
+    let mut changed = message.clone();
+    changed.subject = "wazuh.xdr.agent.002.status_change".to_owned();
+    assert_eq!(step(&verifier().check(&changed, NOW)), "subject");
+    let mut changed = message.clone();
+    changed.body[5] ^= 1;
+    assert_eq!(step(&verifier().check(&changed, NOW)), "signature");
+    for (name, value) in [
+        (header::SUBJECT, "wazuh.xdr.agent.002.status_change"),
+        (header::MSG_ID, "mgr:1:9"),
+        (header::TIME, "1795243200001"),
+        (header::PREVIOUS, "7"),
+        (header::CONTENT_TYPE, "text/plain"),
+        (header::SIGNATURE, "AAAA"),
+        (header::ALGORITHM, "none"),
+    ] {
+        let mut changed = message.clone();
+        let header = changed
+            .headers
+            .iter_mut()
+            .find(|(other, _)| other == name)
+            .expect("is there");
+        header.1 = value.to_owned();
+        assert_eq!(step(&verifier().check(&changed, NOW)), "signature", "{name}");
+    }
+    for (name, value) in [(header::SEQUENCE, "9"), (header::EPOCH, "2"), (header::NODE, "other")] {
+        let mut changed = message.clone();
+        let header = changed
+            .headers
+            .iter_mut()
+            .find(|(other, _)| other == name)
+            .expect("is there");
+        header.1 = value.to_owned();
+        assert_eq!(step(&verifier().check(&changed, NOW)), "identity", "{name}");
+    }
+    for name in message.headers.iter().map(|(name, _)| name) {
+        let mut changed = message.clone();
+        changed.headers.retain(|(other, _)| other != name);
+        let fate = verifier().check(&changed, NOW).fate;
+        let not_needed = name == header::STATUS;
+        assert_eq!(fate == Fate::Accept, not_needed, "{name}: {fate:?}");
+    }
+}
+
+#[test]
+fn key_that_nobody_knows_is_refused() {
+    let mut node = Node::new();
+    let mut verifier = Verifier::new(Policy::default());
+    assert_eq!(step(&verifier.check(&node.change(), NOW)), "key");
+}
+
+#[test]
+fn hole_is_told_until_it_is_filled_or_declared() {
+    let mut node = Node::new();
+    let mut verifier = node.verifier();
+    let messages: Vec<_> = (0..6).map(|_| node.change()).collect();
+    for place in [0, 2, 5] {
+        assert_eq!(verifier.check(&messages[place], NOW).fate, Fate::Accept);
+    }
+    let holes = |verifier: &Verifier| {
+        verifier
+            .undeclared()
+            .iter()
+            .map(|(_, _, hole)| (hole.after, hole.upto))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(holes(&verifier), [(1, 2), (3, 5)]);
+    assert_eq!(verifier.check(&messages[1], NOW).fate, Fate::Accept);
+    assert_eq!(verifier.check(&messages[3], NOW).fate, Fate::Accept);
+    assert_eq!(holes(&verifier), [(4, 5)]);
+    let gap = SpoolGap {
+        class: "P1",
+        node: "mgr",
+        epoch: 1,
+        from_seq: 5,
+        to_seq: 5,
+        count: 1,
+        first_ts: 0,
+        last_ts: 0,
+        reason: "thinned",
+        stream: "MUSTER_STATE",
+        prev_last_seq: None,
+    };
+    let gap = node.say(&gap.into_event(NOW));
+    assert_eq!(verifier.check(&gap, NOW).fate, Fate::Accept);
+    assert_eq!(holes(&verifier), []);
+}
+
+#[test]
+fn late_events_are_legal_from_a_stream_when_they_say_so() {
+    let mut node = Node::new();
+    let mut message = node.change();
+    let later = NOW + 3_600_000;
+    assert_eq!(step(&node.verifier().check(&message, later)), "time");
+    message.headers.push((header::DELAYED.to_owned(), "3600".to_owned()));
+    assert_eq!(node.verifier().check(&message, later).fate, Fate::Accept);
+    message.from_stream = false;
+    assert_eq!(step(&node.verifier().check(&message, later)), "time");
+    message.from_stream = true;
+    assert_eq!(step(&node.verifier().check(&message, NOW + 80 * 3_600_000)), "time");
+}

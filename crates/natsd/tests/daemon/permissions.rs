@@ -1,0 +1,140 @@
+//! The server configuration that is shipped: TLS with client certificates, and each user's rights and no others.
+
+use std::{fs, path::Path, time::Duration};
+
+use async_nats::{ConnectOptions, jetstream};
+use nkeys::KeyPair;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair as TlsKey};
+use serde_json::Value;
+
+use crate::{block_on, natsd::Home, producer, server::Server, wait_for};
+
+const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/nats/nats-server.conf");
+
+/// `ca.pem`, and certificates `server` and `client` signed by it.
+fn certificates(folder: &Path) {
+    let mut params = CertificateParams::new(vec![]).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = TlsKey::generate().expect("a key");
+    let ca = params.self_signed(&key).expect("signs");
+    fs::write(folder.join("ca.pem"), ca.pem()).expect("writes");
+    let issuer = Issuer::new(params, key);
+    for name in ["server", "client"] {
+        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("parameters");
+        let key = TlsKey::generate().expect("a key");
+        let certificate = params.signed_by(&key, &issuer).expect("signs");
+        fs::write(folder.join(format!("{name}.pem")), certificate.pem()).expect("writes");
+        fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).expect("writes");
+    }
+}
+
+fn options(folder: &Path, user: &KeyPair, inbox: &str) -> ConnectOptions {
+    ConnectOptions::new()
+        .nkey(user.seed().expect("a seed"))
+        .require_tls(true)
+        .custom_inbox_prefix(inbox)
+        .add_root_certificates(folder.join("ca.pem"))
+        .add_client_certificate(folder.join("client.pem"), folder.join("client.key"))
+}
+
+#[test]
+fn each_user_of_the_shipped_configuration_may_do_its_own_and_no_more() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let [manager, consumer, administrator] = [(); 3].map(|()| KeyPair::new_user());
+    let keys = tempfile::tempdir().expect("directory");
+    certificates(keys.path());
+    let server = Server::with_config(|store, port| {
+        let path = |name: &str| keys.path().join(name).display().to_string();
+        fs::read_to_string(CONFIG)
+            .expect("the shipped configuration")
+            .replace("0.0.0.0:4222", &format!("127.0.0.1:{port}"))
+            .replace("127.0.0.1:8222", "127.0.0.1:-1")
+            .replace("<server.pem>", &path("server.pem"))
+            .replace("<server.key>", &path("server.key"))
+            .replace("<ca.pem>", &path("ca.pem"))
+            .replace("<store>", &store.display().to_string())
+            .replace("max_file_store: 100GB", "max_file_store: 10GB")
+            .replace("<manager>", &manager.public_key())
+            .replace("<consumer>", &consumer.public_key())
+            .replace("<administrator>", &administrator.public_key())
+    });
+    let seed = |name: &str, key: &KeyPair| {
+        let path = keys.path().join(name);
+        fs::write(&path, key.seed().expect("a seed")).expect("writes");
+        path.display().to_string()
+    };
+    let path = |name: &str| keys.path().join(name).display().to_string();
+    let home = Home::new(&format!(
+        "<server_url>nats://127.0.0.1:{}</server_url><node_name>mgr-a</node_name><nkey_file>{}</nkey_file>\
+         <tls_ca>{}</tls_ca><tls_cert>{}</tls_cert><tls_key>{}</tls_key><encrypt_messages>yes</encrypt_messages>\
+         <message_signing>yes</message_signing><kv bucket=\"agents\"/>",
+        server.port,
+        seed("manager.nk", &manager),
+        path("ca.pem"),
+        path("client.pem"),
+        path("client.key"),
+    ));
+    let own = home.run(&["provision", "--share", "5"]);
+    assert!(
+        !own.status.success(),
+        "the manager's own credentials may not administer"
+    );
+    let administrators = seed("administrator.nk", &administrator);
+    let made = home.run(&["provision", "--share", "5", "--nkey", &administrators]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+
+    let _natsd = home.start();
+    let mut producer = producer(&home);
+    for place in 0..20 {
+        producer.put(producer::change(place % 3, place / 3));
+    }
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+    assert!(home.facts()["trust"].contains("TLS required"));
+
+    block_on(async {
+        let admin = server.client_with(options(keys.path(), &administrator, "_INBOX")).await;
+        assert_eq!(Server::messages(&admin, "MUSTER_STATE").await.len(), 20);
+        let manager = server.client_with(options(keys.path(), &manager, "_INBOX.natsd")).await;
+        let context = jetstream::new(manager);
+        let deleted = context.delete_stream("MUSTER_STATE");
+        assert!(!matches!(
+            tokio::time::timeout(Duration::from_secs(1), deleted).await,
+            Ok(Ok(_))
+        ));
+
+        let client = server.client_with(options(keys.path(), &consumer, "_INBOX.xdr")).await;
+        client
+            .publish("wazuh.xdr.manager.keepalive.001", "{}".into())
+            .await
+            .expect("is queued");
+        let context = jetstream::new(client);
+        let stream: jetstream::stream::Stream<()> = context.get_stream_no_info("MUSTER_STATE").await.expect("a name");
+        let pull: jetstream::consumer::PullConsumer = stream.get_consumer("xdr-status").await.expect("may look");
+        let mut messages = pull.fetch().max_messages(20).messages().await.expect("may fetch");
+        let mut count = 0;
+        while let Some(message) = futures_util::StreamExt::next(&mut messages).await {
+            message.expect("a message").ack().await.expect("may acknowledge");
+            count += 1;
+        }
+        assert_eq!(count, 20);
+        let forged = Server::messages(&admin, "MUSTER_KEEPALIVE").await;
+        assert!(
+            forged.iter().all(|message| !message.subject.ends_with("keepalive.001")),
+            "a keepalive was forged"
+        );
+    });
+    wait_for("the bucket has the agents", || {
+        block_on(async {
+            let admin = server.client_with(options(keys.path(), &administrator, "_INBOX")).await;
+            let entries = Server::messages(&admin, "KV_agents").await;
+            let disconnected = |id: &str| {
+                let entry = entries.iter().rfind(|entry| entry.subject.ends_with(id));
+                entry.and_then(|entry| serde_json::from_slice::<Value>(&entry.body).ok())
+            };
+            ["000", "001", "002"]
+                .iter()
+                .all(|id| disconnected(id).is_some_and(|entry| entry["agent_id"] == *id))
+        })
+    });
+}
