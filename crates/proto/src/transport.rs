@@ -4,6 +4,7 @@
 //!
 //! | module | layer |
 //! | --- | --- |
+//! | [`proxy`] | TCP: what a load balancer writes first |
 //! | [`frame`] | TCP: a length before each message |
 //! | [`envelope`] | who sends it, and the sealed bytes: cipher, zlib, checksum |
 //! | [`counter`] | the number pair in each message, and what counts as a replay |
@@ -25,6 +26,7 @@ pub mod counter;
 pub mod envelope;
 pub mod frame;
 pub mod keepalive;
+pub mod proxy;
 
 /// The largest message on the wire, without the TCP header, and the largest inflated one (`MAXSTR` of stock code).
 pub const MAX_MESSAGE_LEN: usize = 65_536;

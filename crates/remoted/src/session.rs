@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use muster_config::{CryptoAccept, KeyConflict, ManagerVersion, Remote};
+use muster_config::{CryptoAccept, IpNet, KeyConflict, ManagerVersion, Remote};
 use muster_proto::{
     keys::address::source_text,
     transport::{
@@ -59,6 +59,8 @@ pub struct Rules {
     pub verify: Verify,
     /// Whether events also become archive records.
     pub archives: bool,
+    /// Load balancers that say in front of each connection whose it is.
+    pub load_balancers: Vec<IpNet>,
 }
 
 impl Rules {
@@ -72,6 +74,7 @@ impl Rules {
             manager_version,
             verify,
             archives: remote.archives,
+            load_balancers: remote.proxy_protocol.clone(),
         }
     }
 }

@@ -57,6 +57,7 @@ tallies! {
     AcceptErrors = "remoted_accept_errors_total", "Times that the kernel could not give us a connection.";
     Pauses = "remoted_pauses_total", "Times that a connection was not read because the analysis daemon was slow.";
     FramesTooLong = "remoted_refused_frame_length_total", "Announced lengths over the limit.";
+    RefusedPreface = "remoted_refused_proxy_header_total", "Connections of load balancers without a PROXY protocol header.";
     RefusedMalformed = "remoted_refused_malformed_total", "Messages that are none (1403).";
     RefusedUnknownId = "remoted_refused_unknown_id_total", "Messages with an id that nobody has (1408).";
     RefusedSource = "remoted_refused_source_total", "Messages with an id that may not come from there (1408).";

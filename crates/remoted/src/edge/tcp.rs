@@ -15,6 +15,7 @@ use std::{
 };
 
 use muster_config::WhenFull;
+use muster_proto::transport::proxy::{self, Preface};
 use tokio::{
     io::{AsyncRead, Interest, ReadBuf},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
@@ -138,6 +139,8 @@ enum Patience {
 
 struct Connection {
     read: OwnedReadHalf,
+    /// What came of the load balancer's header, while that is not whole. Nothing else is read before.
+    preface: Option<Vec<u8>>,
     pieces: Pieces,
     memory: Memory,
     origin: Origin,
@@ -154,8 +157,14 @@ async fn serve(shared: Shared, read: OwnedReadHalf, memory: Memory, peer: Socket
             peer,
         },
     };
+    let is_of_load_balancer = shared
+        .borrow()
+        .rules
+        .get(block)
+        .is_some_and(|rules| rules.load_balancers.iter().any(|network| network.contains(&memory.ip)));
     let mut connection = Connection {
         read,
+        preface: is_of_load_balancer.then(Vec::new),
         pieces: Pieces::default(),
         memory,
         origin,
@@ -247,6 +256,44 @@ impl Connection {
     }
 
     fn handle(&mut self, worker: &mut Worker, read: &[u8], now: Millis, next: Turn) -> Turn {
+        let Some(mut preface) = self.preface.take() else {
+            return self.handle_messages(worker, read, now, next);
+        };
+        preface.extend_from_slice(read);
+        match proxy::parse(&preface) {
+            Ok(Preface::Partial) => {
+                self.preface = Some(preface);
+                next
+            }
+            Ok(Preface::Whole { length, source }) => {
+                if let Some(source) = source {
+                    self.come_from(worker, source);
+                }
+                self.handle_messages(worker, preface.get(length..).unwrap_or_default(), now, next)
+            }
+            Err(error) => {
+                worker.tallies.count(Tally::RefusedPreface);
+                debug!(peer = %self.origin.peer(), %error, "connection closed");
+                Turn::Closed
+            }
+        }
+    }
+
+    /// The connection is not the load balancer's but an agent's behind it.
+    fn come_from(&mut self, worker: &mut Worker, source: SocketAddr) {
+        debug!(peer = %source, load_balancer = %self.origin.peer(), "connection through a load balancer");
+        worker.strangers.forget(self.memory.ip, self.memory.id);
+        self.memory.ip = plain_ip(source.ip());
+        self.origin.route = Route::Tcp {
+            connection: self.memory.id,
+            peer: source,
+        };
+        if let Some((oldest, ip)) = worker.strangers.admit(self.memory.ip, self.memory.id) {
+            evict(worker, oldest, ip);
+        }
+    }
+
+    fn handle_messages(&mut self, worker: &mut Worker, read: &[u8], now: Millis, next: Turn) -> Turn {
         let Self {
             pieces,
             memory,

@@ -28,6 +28,7 @@ use crate::{
 mod events;
 mod hostile;
 mod keys;
+mod places;
 mod sessions;
 
 const KEYS: &str = "001 dyn any k1\n002 stat 127.0.0.2 k2\n003 cidr 127.1.0.0/16 k3\n004 v6 ::1 k4\n005 web any k5\n";
@@ -47,7 +48,7 @@ struct Stage {
 }
 
 #[derive(Default)]
-struct Requests(std::sync::Mutex<Vec<String>>);
+struct Requests(Mutex<Vec<String>>);
 
 impl KeyRequests for Requests {
     fn ask(&self, request: KeyRequest<'_>, _: &Origin) {
