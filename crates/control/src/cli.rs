@@ -76,6 +76,9 @@ pub enum Command {
     /// list, show, add and remove agents
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// list, create and delete groups, show their files, and put agents into them
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// look into key polling, and ask the key source by hand
     #[command(subcommand)]
     Keypoll(KeypollCommand),
@@ -136,8 +139,8 @@ pub enum AgentCommand {
     ///
     /// As JSON: {"id", "name", "ip", "status": "active" | "pending" | "disconnected" | "never_connected", "reason", "since",
     /// "version", "last_heard", "last_keepalive", "last_sent", "missed", "timeout", "observed_interval", "peer", "protocol",
-    /// "crypto", "reported_ip", "os": {}, "merged_sum", "config_sum", "labels": []}. Times are Unix seconds; null is never or
-    /// unknown.
+    /// "crypto", "reported_ip", "os": {}, "merged_sum", "config_sum", "labels": [], "groups": [], "group_config_status":
+    /// "synced" | "not synced"}. Times are Unix seconds; null is never or unknown.
     Show(AgentShow),
     /// give a new agent an id and a key
     Add(AgentAdd),
@@ -259,6 +262,56 @@ pub struct AgentRequest {
         value_name = "TARGET DATA"
     )]
     pub text: Vec<String>,
+}
+
+/// `group …`
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// list the groups, how many agents are in each, and the sum of what it shares
+    ///
+    /// As JSON: [{"name", "agents", "merged_sum"}]. The sum is null before remoted has merged the group's files.
+    List,
+    /// make a group; its files go to etc/shared/<GROUP>
+    Create(GroupName),
+    /// delete a group with its files, and take it from its agents
+    ///
+    /// Agents that are left without a group get "default" with their next keepalive.
+    Delete(GroupName),
+    /// show the files that a group's agents get
+    ///
+    /// As JSON: [{"path", "size", "sum"}], in the order in which they are merged.
+    Files(GroupName),
+    /// put agents into groups, in the place of those that they have
+    ///
+    /// Where several groups have a file of the same name, that of the last group counts. As JSON: [{"id", "groups": []}].
+    Assign(GroupAssign),
+}
+
+/// A group.
+#[derive(Args, Debug)]
+pub struct GroupName {
+    /// the group's name
+    pub group: String,
+}
+
+/// `group assign`
+#[derive(Args, Debug)]
+pub struct GroupAssign {
+    /// the groups, in their order, with commas between them
+    #[arg(value_name = "GROUPS")]
+    pub groups: String,
+
+    /// the agents' ids
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+
+    /// leave the agents in the groups that they have, and put these behind them
+    #[arg(long)]
+    pub append: bool,
+
+    /// take the agents out of these groups
+    #[arg(long, conflicts_with = "append")]
+    pub remove: bool,
 }
 
 /// `events`

@@ -13,6 +13,7 @@ mod config;
 mod context;
 mod daemons;
 mod events;
+mod group;
 mod init;
 mod keypoll;
 mod output;
@@ -30,7 +31,7 @@ use clap::{CommandFactory, Parser};
 use muster_service::exit;
 
 use crate::{
-    cli::{AgentCommand, Cli, Command, ConfigCommand, KeypollCommand},
+    cli::{AgentCommand, Cli, Command, ConfigCommand, GroupCommand, KeypollCommand},
     context::Context,
 };
 
@@ -84,6 +85,11 @@ async fn carry_out(cli: Cli) -> anyhow::Result<u8> {
         Command::Agent(AgentCommand::Restart(targets)) => agent::order::restart(&context, &targets).await,
         Command::Agent(AgentCommand::Reconnect(targets)) => agent::order::reconnect(&context, &targets).await,
         Command::Agent(AgentCommand::Request(arguments)) => agent::order::request(&context, &arguments).await,
+        Command::Group(GroupCommand::List) => group::list(&context).await,
+        Command::Group(GroupCommand::Create(arguments)) => group::create(&context, &arguments).await,
+        Command::Group(GroupCommand::Delete(arguments)) => group::delete(&context, &arguments).await,
+        Command::Group(GroupCommand::Files(arguments)) => group::files(&context, &arguments),
+        Command::Group(GroupCommand::Assign(arguments)) => group::assign(&context, &arguments).await,
         Command::Keypoll(KeypollCommand::Status) => keypoll::status(&context).await,
         Command::Keypoll(KeypollCommand::Try(arguments)) => keypoll::try_look_up(&context, &arguments).await,
         Command::Events(arguments) => events::events(&context, &arguments).await,

@@ -112,6 +112,8 @@ fn facts(agent: &AgentInfo) -> Vec<(&'static str, String)> {
         ("uname", os.uname.clone()),
         ("merged.mg", agent.merged_sum.clone()),
         ("agent.conf", agent.config_sum.clone()),
+        ("groups", (!agent.groups.is_empty()).then(|| agent.groups.join(","))),
+        ("shared files", agent.group_config_status.clone()),
         ("labels", (!agent.labels.is_empty()).then(|| agent.labels.join(", "))),
     ];
     values
