@@ -148,7 +148,7 @@ impl KeyRequests for KeyRequestQueue {
             counters.key_requests_unheard_total.increment();
             return;
         }
-        if matches!(request, KeyRequest::Id(id) if !AgentId::new(id).number().is_some_and(|number| number > 0)) {
+        if matches!(request, KeyRequest::Id(id) if AgentId::new(id).number().is_none_or(|number| number == 0)) {
             counters.key_requests_invalid_total.increment();
             return;
         }
