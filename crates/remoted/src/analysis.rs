@@ -38,6 +38,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 mod backlog;
+mod lines;
 mod valve;
 
 pub(crate) use self::valve::{CAP, Flow, LONGEST_PAUSE};

@@ -17,6 +17,10 @@ pub struct Cli {
     /// threads that talk to agents [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
+
+    /// never write merged files: somebody else puts them where ours would be
+    #[arg(short = 'm')]
+    pub no_merging: bool,
 }
 
 impl Cli {
@@ -38,6 +42,8 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::try_parse_from(["muster-remoted", "--home", "/h", "--workers", "3"]).expect("parses");
         assert_eq!(cli.workers(), 3);
+        assert!(!cli.no_merging);
+        assert!(Cli::try_parse_from(["wazuh-remoted", "-m"]).expect("parses").no_merging);
         assert!(Cli::try_parse_from(["muster-remoted", "--workers", "0"]).is_err());
     }
 }

@@ -15,6 +15,7 @@ use muster_service::{
 };
 use tokio::time::timeout;
 
+use crate::syslog::serve::SyslogStatus;
 use crate::{
     desk::Window, edge::Edge, key_requests::KeyRequestQueue, options, orders::OrderCounters, reach::Reach,
     requests::serve::RequestCounters, shared::Shared,
@@ -54,12 +55,14 @@ pub struct Control {
     pub local: LocalCounters,
 }
 
-/// What was counted of local programs.
+/// What was counted of local programs and of hosts without an agent.
 pub struct LocalCounters {
     /// Requests to agents.
     pub requests: Arc<RequestCounters>,
     /// Orders to agents.
     pub orders: Arc<OrderCounters>,
+    /// Lines of hosts without an agent, if any may send them.
+    pub syslog: Option<SyslogStatus>,
 }
 
 impl Control {
@@ -121,7 +124,16 @@ impl Handler for Control {
                 status.facts.push(("top_talkers".to_owned(), talkers.join(", ")));
             }
         }
-        let LocalCounters { requests, orders } = &self.local;
+        if let Some(syslog) = &self.local.syslog {
+            status.listening.extend(syslog.listening().cloned());
+            status.counters.extend(syslog.counters());
+            if syslog.is_degraded() {
+                status
+                    .degraded
+                    .push("nobody takes the lines that come over syslog".to_owned());
+            }
+        }
+        let LocalCounters { requests, orders, .. } = &self.local;
         let counted = requests.values().into_iter().chain(orders.values());
         status
             .counters
@@ -204,6 +216,11 @@ impl Handler for Control {
                 Response::Agents { agents, more: false }
             }
             Request::Liveness(id) => Response::Liveness(self.window.roster().liveness(id.as_str())),
+            Request::ResetCounter(id) => match self.edge.try_lock().map(|edge| edge.reset_counter(id.as_str())) {
+                Ok(true) => Response::Done(format!("the counters of agent {id} begin anew")),
+                Ok(false) => Response::Failed(format!("there is no agent {id}")),
+                Err(_) => Response::Failed("remoted is stopping".to_owned()),
+            },
             Request::KeysChanged => match self.files_changed().await {
                 Some(true) => Response::Done("the key file was read".to_owned()),
                 Some(false) => Response::Done("the key file is being read".to_owned()),

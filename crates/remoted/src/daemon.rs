@@ -3,10 +3,12 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
     time::Instant,
 };
 
 use anyhow::Context;
+use muster_config::Settings;
 use muster_proto::paths;
 use muster_service::{
     Running, Startup, clock,
@@ -15,6 +17,7 @@ use muster_service::{
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
+    analysis::AnalysisTarget,
     control::{Control, LocalCounters},
     desk::{Clock, Desk, DeskParts, NEWS_QUEUE},
     edge::{Edge, EdgeParts, Sockets},
@@ -32,6 +35,7 @@ use crate::{
     shared::{Engine, EngineParts},
     slot::Millis,
     store::{Opened, Store, Writer},
+    syslog::{self, serve::SyslogParts},
 };
 
 /// Makes the directories that only remoted writes.
@@ -47,8 +51,26 @@ pub fn own_files(startup: &Startup) -> anyhow::Result<()> {
         .try_for_each(|ending| startup.own_file(&format!("{}{ending}", paths::AGENTS_DB)))
 }
 
+/// The ports that are open to others.
+pub struct Ports {
+    /// For agents.
+    pub agents: Sockets,
+    /// For syslog.
+    pub syslog: Vec<syslog::sockets::Port>,
+}
+
+impl Ports {
+    /// Binds them, while there may still be the right to do so.
+    pub fn bind(settings: &Settings, workers: usize) -> anyhow::Result<Self> {
+        Ok(Self {
+            agents: Sockets::bind(settings, workers)?,
+            syslog: syslog::sockets::bind(settings)?,
+        })
+    }
+}
+
 /// Starts everything, in the order in which one part needs the other.
-pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets) -> anyhow::Result<()> {
+pub async fn start(running: &mut Running, local: LocalSockets, ports: Ports) -> anyhow::Result<()> {
     let settings = Arc::clone(&running.settings);
     let host = host_name();
     let Opened {
@@ -85,13 +107,21 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
     let edge = Edge::start(EdgeParts {
         home: Path::new(""),
         settings: &settings,
-        sockets,
+        sockets: ports.agents,
         news: news_sender.clone(),
         key_requests: Arc::new(key_requests.clone()),
         unix_seconds: u32::try_from(clock::unix_s()).unwrap_or(u32::MAX),
         request_ids,
     })?;
     let courier = edge.courier();
+    let syslog = syslog::serve::start(SyslogParts {
+        ports: ports.syslog,
+        analysis: AnalysisTarget::new(Path::new(""), settings.muster.layout),
+        node: settings.node_name().unwrap_or(&host).to_owned(),
+        news: news_sender.clone(),
+        stop: running.stopping(),
+    });
+    let (syslog, syslog_thread) = syslog.context("starting syslog's thread")?.unzip();
     let (engine, shared) = Engine::new(EngineParts {
         home: Path::new(""),
         settings: &settings,
@@ -180,6 +210,7 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
         local: LocalCounters {
             requests: request_counters,
             orders: order_counters,
+            syslog,
         },
     };
     running.serve_control(local.control, Arc::new(handler))?;
@@ -196,7 +227,11 @@ pub async fn start(running: &mut Running, local: LocalSockets, sockets: Sockets)
     running.spawn("edge", async move {
         stop.cancelled().await;
         // The desk ends when the last worker has told its news.
-        spawn_blocking(move || edge.lock().unwrap_or_else(PoisonError::into_inner).stop()).await?;
+        spawn_blocking(move || {
+            edge.lock().unwrap_or_else(PoisonError::into_inner).stop();
+            syslog_thread.map(JoinHandle::join)
+        })
+        .await?;
         Ok(())
     });
     Ok(())

@@ -298,6 +298,17 @@ impl Edge {
         self.courier.own_line(slot, program, text)
     }
 
+    /// Forgets the counters of an agent's messages. Says whether there is such an agent.
+    pub fn reset_counter(&self, id: &str) -> bool {
+        let table = self.tables.borrow();
+        let slot = table.by_id(id);
+        if let Some(slot) = slot {
+            info!(agent_id = %slot.id, "the agent's counters are forgotten");
+            self.keeper.reset(slot);
+        }
+        slot.is_some()
+    }
+
     /// Where we listen.
     pub fn listening(&self) -> &[Listening] {
         &self.listening

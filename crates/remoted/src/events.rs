@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::edge::talkers::Overload;
 use crate::roster::{agent::Agent, agent::Flapping, conflict::Conflict, guard::Mass, level};
+use crate::{slot::Millis, syslog::watch::Change};
 
 /// A change of status, or a notice that repeats one.
 #[derive(Clone, Copy, Debug)]
@@ -198,4 +199,42 @@ pub(crate) fn mass_expiry(mass: &Mass, at_ms: u64, level: u8, node: &str) -> Eve
         alert_level: level,
     };
     body::manager_event(Kind::Health, "", at_ms, level, body::wrapped("health", &summary))
+}
+
+/// What is said of a syslog sender that fell silent or is back, on the subject of the manager's health.
+#[derive(Serialize)]
+struct SyslogBody<'a> {
+    manager_node: &'a str,
+    timestamp: u64,
+    /// `syslog_silent` or `syslog_back`.
+    reason: &'a str,
+    sender: String,
+    /// Unix seconds of its last line before; absent when none came since we started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_heard: Option<u64>,
+    /// Seconds that it was silent.
+    silent_for: u64,
+    alert_level: u8,
+}
+
+pub(crate) fn syslog_sender(change: &Change, now: Millis, wall_ms: u64, node: &str) -> Event {
+    let (reason, level) = if change.silent {
+        ("syslog_silent", level::MEDIUM)
+    } else {
+        ("syslog_back", level::LOW)
+    };
+    let last_heard = change.last_heard.map(|at| {
+        let ago_ms = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+        wall_ms.saturating_sub(ago_ms) / 1000
+    });
+    let body = SyslogBody {
+        manager_node: node,
+        timestamp: wall_ms / 1000,
+        reason,
+        sender: change.sender.to_string(),
+        last_heard,
+        silent_for: change.silence.as_secs(),
+        alert_level: level,
+    };
+    body::manager_event(Kind::Health, "", wall_ms, level, body::wrapped("health", &body))
 }

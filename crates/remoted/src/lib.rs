@@ -14,6 +14,7 @@
 //! | [`monitor`] | what stock's monitord says about agents |
 //! | [`desk`] | the waiting around the roster |
 //! | [`store`], [`events`] | `queue/db/agents.db`, and what natsd is told |
+//! | [`syslog`] | lines of hosts without an agent |
 //! | [`local`], [`requests`], [`orders`], [`reach`] | what local programs ask of agents and order them to do, and who may be sent it |
 //! | [`control`], [`options`], [`cli`], [`daemon`] | control socket, configuration, startup |
 //!
@@ -58,4 +59,5 @@ pub mod session;
 pub mod shared;
 pub mod slot;
 pub mod store;
+pub mod syslog;
 pub mod wheel;

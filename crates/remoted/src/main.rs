@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use muster_proto::paths;
-use muster_remoted::{cli::Cli, daemon, edge::Sockets, local::LocalSockets};
+use muster_remoted::{cli::Cli, daemon, daemon::Ports, local::LocalSockets};
 use muster_service::{FileAccess, Startup, exit};
 
 fn main() -> ExitCode {
@@ -13,16 +13,18 @@ fn main() -> ExitCode {
 
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut startup = Startup::begin("remoted", &cli.common)?;
+    startup.settings.internal.remoted.merge_shared &= !cli.no_merging;
     let local = LocalSockets::bind(&mut startup)?;
-    let sockets = Sockets::bind(&startup.settings, cli.workers())?;
+    let ports = Ports::bind(&startup.settings, cli.workers())?;
     daemon::own_files(&startup)?;
     let own = [
         paths::RIDS,
         "queue/db",
         "queue/ossec",
+        "queue/alerts",
         paths::SHARED,
         paths::MULTIGROUPS,
     ];
     startup.drop_privileges(FileAccess::new().write(own))?;
-    startup.run(async move |running| daemon::start(running, local, sockets).await)
+    startup.run(async move |running| daemon::start(running, local, ports).await)
 }

@@ -381,6 +381,7 @@ impl Roster {
                 self.on_key_conflict(place, now, at, &conflict, out);
             }
             News::Overload { at, overload } => self.on_overload(now, at, &overload, out),
+            News::Event(event) => out.events.push(*event),
             News::KeysReloaded {
                 added,
                 changed,

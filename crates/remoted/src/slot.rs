@@ -42,6 +42,8 @@ const QUIET_BYTES: u64 = 32 * 1024;
 /// Bits for the bytes of a second.
 const RECENT_BITS: u32 = 28;
 const RECENT_MASK: u64 = (1 << RECENT_BITS) - 1;
+/// So often an agent's counters are complained about.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 /// So often workers tell of two who use one key.
 const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -190,6 +192,7 @@ pub struct AgentSlot {
     status: AtomicU8,
     revival_told: AtomicBool,
     conflict_told: AtomicU64,
+    complained: AtomicU64,
     form: AtomicU8,
     family: AtomicU8,
     /// Major and minor number of its version, 0 while unknown.
@@ -223,6 +226,7 @@ impl AgentSlot {
             status: AtomicU8::new(AgentStatus::NeverConnected.code()),
             revival_told: AtomicBool::new(false),
             conflict_told: AtomicU64::new(0),
+            complained: AtomicU64::new(0),
             form: AtomicU8::new(form_code(CryptoForm::Blowfish)),
             family: AtomicU8::new(0),
             release: AtomicU32::new(0),
@@ -314,12 +318,7 @@ impl AgentSlot {
 
     /// Whether a second is over since a conflict about its key was told; it counts as told now.
     pub(crate) fn conflict_is_due(&self, now: Millis) -> bool {
-        let told = Millis(self.conflict_told.load(Ordering::Relaxed));
-        let due = now.since(told) >= CONFLICT_PAUSE;
-        if due {
-            self.conflict_told.store(now.0, Ordering::Relaxed);
-        }
-        due
+        is_due(&self.conflict_told, CONFLICT_PAUSE, now)
     }
 
     /// The crypto form of its latest valid message; [`CryptoForm::Blowfish`] before the first.
@@ -423,6 +422,26 @@ impl AgentSlot {
         (received != self.received_written.load(Ordering::Relaxed)).then(|| unpack(received))
     }
 
+    /// Whatever counters come next are taken.
+    pub(crate) fn forget_received(&self) {
+        self.received_loaded.store(true, Ordering::Relaxed);
+        self.received_written.store(0, Ordering::Relaxed);
+        self.received.store(0, Ordering::Relaxed);
+    }
+
+    /// The counters that its file was last given, if it was given any.
+    pub(crate) fn last_written(&self) -> Option<Counter> {
+        match self.received_written.load(Ordering::Relaxed) {
+            0 => None,
+            written => Some(unpack(written)),
+        }
+    }
+
+    /// Whether a minute is over since its counters were complained about; it counts as done now.
+    pub(crate) fn complaint_is_due(&self, now: Millis) -> bool {
+        is_due(&self.complained, COMPLAINT_PAUSE, now)
+    }
+
     /// This slot's counters are of no use any more, and must not come back through the file.
     pub(crate) fn retire_received(&self) {
         self.received_retired.store(true, Ordering::Relaxed);
@@ -500,6 +519,16 @@ impl fmt::Debug for AgentSlot {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "AgentSlot({} {})", self.id, self.name)
     }
+}
+
+/// Whether a pause is over since the moment in `last`, which is now from then on.
+fn is_due(last: &AtomicU64, pause: Duration, now: Millis) -> bool {
+    let before = Millis(last.load(Ordering::Relaxed));
+    let due = before.is_never() || now.since(before) >= pause;
+    if due {
+        last.store(now.0, Ordering::Relaxed);
+    }
+    due
 }
 
 /// What an agent sent in events.

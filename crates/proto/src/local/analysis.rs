@@ -18,6 +18,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod line;
 mod notice;
 mod receive;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use std::borrow::Cow;
 use thiserror::Error;
 
 pub use self::{
+    line::write_line,
     notice::Notice,
     receive::{DatagramError, Origin, Received, parse},
 };

@@ -68,6 +68,31 @@ impl Keeper {
         let _ = self.queue.send(Order::Forget(Arc::clone(slot)));
     }
 
+    /// The operator says that the agent was set back: whatever it counts next is taken.
+    pub fn reset(&self, slot: &Arc<AgentSlot>) {
+        slot.forget_received();
+        // Full for longer than a moment only when the disk hangs; the file's counters are then read at the next start.
+        let _ = self.queue.try_send(Order::Forget(Arc::clone(slot)));
+    }
+
+    /// Takes over counters that somebody put in place of ours: a lower pair, or none at all. Says whether there were any.
+    pub fn take_replacement(&self, slot: &AgentSlot) -> bool {
+        let (Some(written), Some(path)) = (slot.last_written(), file_of(&self.directory, slot)) else {
+            return false;
+        };
+        // What our own thread is writing just now is higher.
+        match read_counter(&path) {
+            Ok(None) => slot.forget_received(),
+            Ok(Some(found)) if found < written => {
+                slot.forget_received();
+                slot.record(found);
+                slot.received_written(found);
+            }
+            Ok(Some(_)) | Err(_) => return false,
+        }
+        true
+    }
+
     /// Ends the thread once it has written what was asked before.
     pub fn stop(&self) {
         let _ = self.queue.send(Order::Stop);

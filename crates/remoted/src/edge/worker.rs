@@ -12,13 +12,13 @@ use std::{
 };
 
 use muster_config::{KeyConflict, WhenFull};
-use muster_proto::transport::envelope::Opener;
+use muster_proto::transport::{counter::Counter, envelope::Opener};
 use muster_service::clock::unix_ms;
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
     watch,
 };
-use tracing::{debug, trace};
+use tracing::{debug, info, trace, warn};
 
 use super::{
     courier::Command,
@@ -223,8 +223,10 @@ impl Worker {
             keeper.load(slot)
         });
         if let Err(refusal) = admitted {
-            if refusal.cause == Cause::KeyInUse {
-                tell_conflict(&self.news, slot, origin, Kept::First, now);
+            match refusal.cause {
+                Cause::KeyInUse => tell_conflict(&self.news, slot, origin, Kept::First, now),
+                Cause::Replay | Cause::OlderGlobal => complain(&self.keeper, slot, origin, opened.counter, now),
+                _ => {}
             }
             return self.refuse(origin, Some(slot), refusal);
         }
@@ -423,6 +425,25 @@ fn tell_conflict(news: &mpsc::Sender<News>, slot: &Arc<AgentSlot>, origin: &Orig
             conflict,
         });
     }
+}
+
+/// An agent that has the key and counts what was counted before: a replay, or an agent that was set back.
+fn complain(keeper: &Keeper, slot: &AgentSlot, origin: &Origin, counter: Counter, now: Millis) {
+    if !slot.complaint_is_due(now) {
+        return;
+    }
+    if keeper.take_replacement(slot) {
+        info!(agent_id = %slot.id, "another counter of the agent was put in place: going on from it");
+        return;
+    }
+    warn!(
+        agent_id = %slot.id,
+        peer = %origin.peer(),
+        global = counter.global,
+        local = counter.local,
+        "counters of an agent's messages went back: was it restored from a snapshot, or is it there twice? If it was \
+         restored, run muster-control agent reset-counter"
+    );
 }
 
 /// What a control message is counted as for its agent; events are counted with their bytes.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use muster_proto::transport::keepalive::Keepalive;
+use muster_proto::{event::Event, transport::keepalive::Keepalive};
 use thiserror::Error;
 
 use super::{AgentSlot, Millis, Protocol};
@@ -111,6 +111,8 @@ pub enum News {
         /// Slots of ids that are gone.
         removed: Vec<Arc<AgentSlot>>,
     },
+    /// An event that has nothing to do with an agent, for natsd.
+    Event(Box<Event>),
     /// An answer to a request of ours (`#!-req <counter> ..`): the round trip works.
     Answer {
         /// Who.
