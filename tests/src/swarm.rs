@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    path::Path,
     process::{Child, ChildStdin, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
@@ -26,9 +27,19 @@ pub struct Swarm {
 impl Swarm {
     /// Starts a fleet that enrolls in a home and connects to it.
     pub fn start(home: &Home, options: &[&str]) -> Result<Self> {
+        let enroll = format!("127.0.0.1:{}", home.enroll_port());
+        Self::connecting(home, &[&["--enroll", &enroll], options].concat())
+    }
+
+    /// Starts a fleet that has the keys in this file already and connects to a home.
+    pub fn with_keys(home: &Home, keys: &Path, options: &[&str]) -> Result<Self> {
+        let keys = keys.to_str().context("the path of the keys")?;
+        Self::connecting(home, &[&["--keys", keys], options].concat())
+    }
+
+    fn connecting(home: &Home, options: &[&str]) -> Result<Self> {
         let mut command = tied(&home.program("muster-swarm"));
         command
-            .args(["--enroll", &format!("127.0.0.1:{}", home.enroll_port())])
             .args(["--connect", &format!("127.0.0.1:{}", home.port())])
             .args(["--output", "json"])
             .args(options);
