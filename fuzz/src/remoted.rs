@@ -34,6 +34,10 @@ use muster_remoted::{
     session::{self, Binding, Origin, Ownership, Rules, Sender, Verify},
     slot::{AgentSlot, ConnectionId, Millis, News, Route, SendError},
     store::Row,
+    syslog::{
+        clean,
+        framing::{MAX_LINE_LEN, Splitter},
+    },
 };
 use serde_json::Value;
 
@@ -45,7 +49,7 @@ use draw::Draw;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this file.
-pub const TARGETS: &[Target] = &[("remoted", story)];
+pub const TARGETS: &[Target] = &[("remoted", story), ("syslog", syslog)];
 
 /// Longer stories teach nothing new, and cost time.
 const MAX_STEPS: usize = 150;
@@ -74,6 +78,37 @@ fn story(input: &[u8]) {
         steps += 1;
         stage.step(&mut draw);
         stage.check();
+    }
+}
+
+/// However a stream of syslog lines is cut into reads, the same lines come out, and little is kept.
+fn syslog(input: &[u8]) {
+    let mut draw = Draw::new(input);
+    let (step, repeat) = (usize::from(draw.byte()) + 1, draw.below(32));
+    // Lines that are too long are reached by repeating what there is.
+    let long = repeat == 31;
+    let bytes = if long {
+        draw.rest().repeat(2000)
+    } else {
+        draw.rest().to_vec()
+    };
+    let read = |step: usize| {
+        let mut splitter = Splitter::default();
+        let mut lines = Vec::new();
+        for read in bytes.chunks(step) {
+            splitter.feed(read, |line| lines.push(line.to_vec()));
+            assert!(splitter.kept() <= MAX_LINE_LEN + 16);
+        }
+        splitter.finish(|line| lines.push(line.to_vec()));
+        lines
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(whole, read(if long { step * 256 } else { step }));
+    for line in whole {
+        assert!(line.len() <= MAX_LINE_LEN);
+        if let Some(clean) = clean(&line) {
+            assert!(!clean.is_empty() && !clean.contains(&0) && clean.len() <= line.len());
+        }
     }
 }
 
@@ -462,7 +497,7 @@ impl Stage {
                 self.agents[place].key = key;
             }
         }
-        self.load_table(&draw.bytes().to_vec());
+        self.load_table(draw.bytes());
     }
 
     fn load_table(&mut self, garbage: &[u8]) {
