@@ -1,6 +1,9 @@
 //! The command line: the flags of the stock daemons, as far as they mean something here.
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::Parser;
 use muster_config::Auth;
@@ -53,6 +56,50 @@ pub struct Cli {
     /// accepted for compatibility: there is no limit on agents unless one is configured
     #[arg(short = 'L', hide = true)]
     pub no_limit: bool,
+
+    /// accepted for compatibility: what stock authd's `-c` says, kept for whoever asks for the configuration
+    #[arg(long, hide = true, value_name = "LIST")]
+    pub ciphers: Option<String>,
+
+    /// make a self-signed certificate instead, valid for so many days, and end
+    ///
+    /// With the options below, as installers ask stock authd for one. `muster-control cert` makes better ones.
+    #[arg(short = 'C', value_name = "DAYS", requires_all = ["new_key", "new_certificate", "subject"])]
+    pub make_certificate: Option<u16>,
+
+    /// ... with an RSA key of so many bits
+    #[arg(short = 'B', value_name = "BITS", default_value = "2048", value_parser = ["2048", "3072", "4096"])]
+    pub bits: String,
+
+    /// ... the key goes into this file, which must not exist
+    #[arg(short = 'K', value_name = "FILE")]
+    pub new_key: Option<PathBuf>,
+
+    /// ... the certificate into this one
+    #[arg(short = 'X', value_name = "FILE")]
+    pub new_certificate: Option<PathBuf>,
+
+    /// ... and whose it is: `/C=US/ST=California/CN=Wazuh/`
+    #[arg(short = 'S', value_name = "SUBJECT")]
+    pub subject: Option<String>,
+}
+
+/// The arguments in our meaning: Wazuh's authd takes ciphers after `-c`, where all other daemons take a file.
+pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut given = given.into_iter().peekable();
+    let is_wazuh = given
+        .peek()
+        .and_then(|program| Path::new(program).file_name())
+        .is_some_and(|name| name == "wazuh-authd");
+    given
+        .map(|argument| {
+            if is_wazuh && argument == "-c" {
+                "--ciphers".into()
+            } else {
+                argument
+            }
+        })
+        .collect()
 }
 
 impl Cli {
@@ -64,6 +111,9 @@ impl Cli {
         auth.use_source_ip |= self.source_address;
         auth.ssl_verify_host |= self.verify_host;
         auth.ssl_auto_negotiate |= self.auto_negotiate;
+        if let Some(ciphers) = &self.ciphers {
+            auth.ciphers.clone_from(ciphers);
+        }
         if let Some(path) = &self.agent_ca {
             auth.ssl_agent_ca = Some(path.clone());
         }
@@ -113,6 +163,24 @@ mod tests {
             ..Auth::default()
         };
         assert!(!over(&["-n"], &asks).use_password);
+    }
+
+    #[test]
+    fn ciphers_follow_the_letter_that_is_a_file_elsewhere_only_where_wazuh_is_meant() {
+        let parse = |program: &str| {
+            let given = [program, "-c", "HIGH:!ADH", "-f"].map(OsString::from);
+            Cli::try_parse_from(arguments(given)).expect("parses")
+        };
+        let wazuh = parse("/var/ossec/bin/wazuh-authd");
+        assert_eq!(
+            (wazuh.common.config.as_deref(), wazuh.over(&Auth::default()).ciphers),
+            (None, "HIGH:!ADH".to_owned())
+        );
+        for program in ["muster-authd", "/var/ossec/bin/ossec-authd"] {
+            let other = parse(program);
+            assert_eq!(other.common.config, Some("HIGH:!ADH".into()));
+            assert_eq!(other.over(&Auth::default()), Auth::default());
+        }
     }
 
     #[test]

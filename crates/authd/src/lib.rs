@@ -13,6 +13,7 @@
 //! **It must never** hand out a key that [`registry`] has not granted, or replace a key file that it could not read.
 
 pub mod admission;
+pub mod certificate;
 pub mod change;
 pub mod cli;
 pub mod contested;

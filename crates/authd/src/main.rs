@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use muster_authd::Cli;
+use muster_authd::{Cli, cli};
 use muster_service::exit;
 
 fn main() -> ExitCode {
-    exit::report("muster-authd", muster_authd::start(&Cli::parse()))
+    exit::report(
+        "muster-authd",
+        muster_authd::start(&Cli::parse_from(cli::arguments(std::env::args_os()))),
+    )
 }

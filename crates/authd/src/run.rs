@@ -26,6 +26,7 @@ use tokio::{
 use crate::{
     Cli,
     admission::Admission,
+    certificate,
     change::EventMaker,
     control::Control,
     counters::Counters,
@@ -58,6 +59,9 @@ struct Doors {
 
 /// The whole life of the daemon.
 pub fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if certificate::make_if_asked(cli)? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut startup = Startup::begin("authd", &cli.common)?;
     // Fails only when a provider is there already, and then there is one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
