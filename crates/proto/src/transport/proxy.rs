@@ -128,6 +128,7 @@ pub fn header(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
     use proptest::prelude::*;
 
