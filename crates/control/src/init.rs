@@ -46,10 +46,11 @@ enum Owner {
 }
 
 /// Every directory, parents first.
-const DIRECTORIES: [(&str, Owner); 13] = [
+const DIRECTORIES: [(&str, Owner); 15] = [
     ("etc", Owner::Shared),
     (paths::SHARED, Owner::Shared),
     ("etc/shared/default", Owner::Shared),
+    ("etc/shared/ossec", Owner::Shared),
     ("queue", Owner::Shared),
     ("queue/sockets", Owner::Shared),
     (MARK, Owner::Shared),
@@ -58,6 +59,7 @@ const DIRECTORIES: [(&str, Owner); 13] = [
     (paths::RIDS, Owner::Daemon("remoted")),
     (paths::SPOOL, Owner::Daemon("natsd")),
     ("var", Owner::Root),
+    (paths::MULTIGROUPS, Owner::Daemon("remoted")),
     (paths::RUN, Owner::Shared),
     (paths::LOGS, Owner::Shared),
 ];
