@@ -37,7 +37,7 @@ const COMES_AGAIN_WITHIN: Duration = Duration::from_secs(120);
 /// Texts that have a rate of their own.
 const MAX_BUCKETS: usize = 65_536;
 /// How long a failure is remembered that may be over soon.
-const BRIEFLY: Duration = Duration::from_secs(5);
+const BRIEFLY: Duration = Duration::from_secs(2);
 /// How long remoted may take to read a new key.
 const SETTLE: Duration = Duration::from_secs(2);
 
