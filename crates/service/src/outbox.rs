@@ -4,9 +4,9 @@
 //! crash there is either both or neither. A row is deleted only when natsd says that it has the event; an event that
 //! is sent twice is spooled once, because its number never changes.
 //!
-//! When natsd stays away, the outbox grows to [`Bound`]. Beyond it, the oldest keepalives, archived log lines and osquery
-//! logs are dropped first and counted; status changes, enrollments and all other events are never dropped, so an outbox
-//! of nothing but those grows until the disk is full.
+//! When natsd stays away, the outbox grows to [`Bound`]. Beyond it, the oldest keepalives, key look-ups (which strangers
+//! can cause), archived log lines and osquery logs are dropped first and counted; status changes, enrollments and all
+//! other events are never dropped, so an outbox of nothing but those grows until the disk is full.
 //!
 //! ```
 //! use muster_proto::event::{Event, Kind};
@@ -253,7 +253,7 @@ fn make_room(database: &Connection) -> Result<(), OutboxError> {
 }
 
 fn is_droppable(kind: Kind) -> bool {
-    matches!(kind, Kind::Keepalive | Kind::Archive | Kind::Osquery)
+    matches!(kind, Kind::Keepalive | Kind::KeyPolling | Kind::Archive | Kind::Osquery)
 }
 
 /// Positive in SQLite's integers, so that it prints the same everywhere.

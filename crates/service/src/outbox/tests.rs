@@ -103,6 +103,22 @@ fn full_outbox_drops_the_oldest_keepalives_and_never_a_status_change() {
 }
 
 #[test]
+fn what_strangers_can_cause_does_not_fill_the_disk() {
+    let directory = tempfile::tempdir().expect("directory");
+    let database = database(&directory.path().join("db"));
+    let bound = Bound {
+        events: 1500,
+        bytes: u64::MAX,
+    };
+    database.execute_batch("BEGIN").expect("begun");
+    for mark in 0..5000 {
+        append_within(&database, &event(Kind::KeyPolling, mark), bound).expect("appended");
+    }
+    database.execute_batch("COMMIT").expect("committed");
+    assert!(contents(&database).expect("contents").events <= 1500);
+}
+
+#[test]
 fn event_that_fits_no_frame_is_refused_at_once() {
     let directory = tempfile::tempdir().expect("directory");
     let database = database(&directory.path().join("db"));
