@@ -154,6 +154,11 @@ pub enum AgentCommand {
     ///
     /// As JSON: {"id", "answer": what it says, as JSON if it is such, else as text}.
     Request(AgentRequest),
+    /// forget how far agents have counted their messages
+    ///
+    /// For agents that were restored from a snapshot: their messages count what was counted before, and are refused as
+    /// replays where counters are checked. Whatever they count next is taken.
+    ResetCounter(ResetCounter),
 }
 
 /// `agent list`
@@ -246,6 +251,14 @@ pub struct AgentTargets {
     /// every agent that is connected
     #[arg(long, conflicts_with = "ids")]
     pub all: bool,
+}
+
+/// `agent reset-counter`
+#[derive(Args, Debug)]
+pub struct ResetCounter {
+    /// the agents' ids
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
 }
 
 /// `agent request`

@@ -84,6 +84,7 @@ async fn carry_out(cli: Cli) -> anyhow::Result<u8> {
         Command::Agent(AgentCommand::Remove(arguments)) => agent::change::remove(&context, &arguments).await,
         Command::Agent(AgentCommand::Restart(targets)) => agent::order::restart(&context, &targets).await,
         Command::Agent(AgentCommand::Reconnect(targets)) => agent::order::reconnect(&context, &targets).await,
+        Command::Agent(AgentCommand::ResetCounter(arguments)) => agent::counter::reset(&context, &arguments).await,
         Command::Agent(AgentCommand::Request(arguments)) => agent::order::request(&context, &arguments).await,
         Command::Group(GroupCommand::List) => group::list(&context).await,
         Command::Group(GroupCommand::Create(arguments)) => group::create(&context, &arguments).await,

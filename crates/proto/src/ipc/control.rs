@@ -65,6 +65,9 @@ pub enum Request {
         /// How.
         mode: GroupMode,
     },
+    /// remoted: forget the counters of an agent's messages, so that it is heard again after it was set back.
+    /// Answer: [`Response::Done`] or [`Response::Failed`].
+    ResetCounter(AgentId),
 }
 
 /// The most agents of one [`Request::SetGroups`].
