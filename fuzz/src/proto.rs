@@ -31,5 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("keepalive", transport::keepalive),
     ("keys_address", enrollment::address),
     ("keys_file", enrollment::keys_file),
+    ("proxy", transport::proxy),
+    ("remote_socket", local::remote_socket),
     ("shared", ours::shared),
 ];

@@ -8,6 +8,7 @@ use muster_proto::{
         active_response::Order,
         analysis::{MAX_DATAGRAM_LEN, NotForwarded, Source, parse, write_event},
         auth::{self, Answer, BadRequest, Request},
+        remote::{self, Command},
     },
 };
 
@@ -96,5 +97,22 @@ pub(super) fn auth_json(input: &[u8]) {
     }
     if let Ok(answer) = Answer::parse(input) {
         assert!(Answer::parse(&answer.to_payload()) == Ok(answer));
+    }
+}
+
+/// What local programs ask remoted.
+pub(super) fn remote_socket(input: &[u8]) {
+    if let Some(field) = input.first_chunk() {
+        assert!(remote::payload_len(*field).is_none_or(|length| length <= remote::MAX_FRAME_LEN));
+    }
+    match remote::Request::parse(input) {
+        remote::Request::Json(json) => {
+            assert_eq!(json, input);
+            let _ = Command::parse(json);
+        }
+        remote::Request::Agent { id, text } => {
+            assert_eq!([id.as_bytes(), b" ", text].concat(), input);
+        }
+        remote::Request::Nothing => {}
     }
 }

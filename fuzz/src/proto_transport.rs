@@ -13,6 +13,7 @@ use muster_proto::{
         envelope::{CryptoForm, OpenError, Opener, Sealer, is_ping, split},
         frame::{self, FrameReader, MAX_FRAME_LEN, Split},
         keepalive::Keepalive,
+        proxy::{self, Preface},
     },
 };
 
@@ -259,4 +260,30 @@ pub(super) fn counter(input: &[u8]) {
     }
     assert!(known <= reserved, "{known:?} was sent, {reserved:?} was reserved");
     assert!(SenderCounter::resume(reserved).next() > known);
+}
+
+/// What a load balancer writes in front of a connection: the same outcome however little of it has come.
+pub(super) fn proxy(input: &[u8]) {
+    let with_signature = [&proxy::SIGNATURE, input].concat();
+    for bytes in [input, &with_signature] {
+        let whole = proxy::parse(bytes);
+        for length in 0..bytes.len().min(64) {
+            let part = proxy::parse(&bytes[..length]);
+            match (&whole, &part) {
+                (_, Ok(Preface::Partial)) => {}
+                (_, decided) => assert_eq!(*decided, whole, "the first {length} bytes decide otherwise"),
+            }
+        }
+        if let Ok(Preface::Whole { length, source }) = whole {
+            assert!((16..=proxy::MAX_HEADER_LEN.min(bytes.len())).contains(&length));
+            if let Some(source) = source {
+                let again = proxy::header(source, source);
+                let expected = Preface::Whole {
+                    length: again.len(),
+                    source: Some(source),
+                };
+                assert_eq!(proxy::parse(&again), Ok(expected));
+            }
+        }
+    }
 }
