@@ -25,6 +25,7 @@ use crate::{
     slot::{Millis, Protocol, StartupOutcome},
 };
 
+mod counters;
 mod events;
 mod hostile;
 mod keys;
