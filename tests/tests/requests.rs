@@ -189,15 +189,17 @@ fn commands_tell_figures_configuration_and_groups() -> Result<()> {
     let _remoted = home.start("remoted")?;
     let mut agent = connected(&home, "one", Family::WazuhAes, Carrier::Tcp)?;
     agent.event("1:/var/log/x:hello")?;
-    agent.keepalive()?;
     let id: u32 = agent.key.id.parse()?;
     home.wait_for_status(&agent.key.id, "active", SOON)?;
     let command = |text: &str| -> Result<Value> { Ok(serde_json::from_str(&ask_text(home.path(), text, SOON)?)?) };
 
-    let stats = command(r#"{"command":"getstats"}"#)?;
+    let mut stats = Value::Null;
+    muster_tests::wait::until_true("the event is counted", SOON, || {
+        stats = command(r#"{"command":"getstats"}"#)?;
+        Ok(stats["data"]["metrics"]["messages"]["received_breakdown"]["event"] == 1)
+    })?;
     assert_eq!((&stats["error"], &stats["message"]), (&0.into(), &"ok".into()));
     let received = &stats["data"]["metrics"]["messages"]["received_breakdown"];
-    assert_eq!(received["event"], 1, "{stats}");
     assert_eq!(received["control_breakdown"]["startup"], 1, "{stats}");
     assert_eq!(stats["data"]["metrics"]["tcp_sessions"], 1, "{stats}");
 
