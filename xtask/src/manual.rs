@@ -105,10 +105,11 @@ mod with_programs {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn programs() -> [Command; 5] {
+    fn programs() -> [Command; 6] {
         [
             muster_authd::cli::Cli::command(),
             muster_control::command(),
+            muster_keypolld::cli::Cli::command(),
             muster_natsd::command(),
             muster_remoted::cli::Cli::command(),
             muster_swarm::cli::Cli::command(),

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
-const DAEMONS: [&str; 3] = ["muster-authd", "muster-remoted", "muster-natsd"];
+const DAEMONS: [&str; 4] = ["muster-authd", "muster-keypolld", "muster-remoted", "muster-natsd"];
 
 /// What every unit has, apart from its user.
 const BASE: &str = "
