@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use md5::{Digest, Md5};
 
 use crate::{
     wait::SOON,
@@ -99,6 +100,12 @@ pub struct Agent {
     pub stale: usize,
     /// Whether requests are answered, as Wazuh agents do.
     pub answers_requests: bool,
+    /// Whether files are taken in and their sum is reported, as agents do, or handed to the test message by message.
+    pub takes_files: bool,
+    /// The sum of the file that it has; `x` when it has none.
+    pub merged_sum: String,
+    /// The sum that was announced of a file on its way, and what came of it.
+    incoming: Option<(String, Md5)>,
     derived: String,
     carrier: Carrier,
     manager: SocketAddr,
@@ -118,6 +125,9 @@ impl Agent {
             manager_pair: None,
             stale: 0,
             answers_requests: !family.is_ossec(),
+            takes_files: true,
+            merged_sum: "x".to_owned(),
+            incoming: None,
             carrier,
             manager: SocketAddr::from(([127, 0, 0, 1], port)),
             link: None,
@@ -137,6 +147,7 @@ impl Agent {
     pub fn connect(&mut self) -> Result<()> {
         self.link = None;
         self.heard.clear();
+        self.incoming = None;
         self.link = Some(match self.carrier {
             Carrier::Tcp => {
                 let stream = TcpStream::connect(self.manager)
@@ -273,8 +284,31 @@ impl Agent {
             }
             return Ok(());
         }
-        self.heard.push_back(opened);
+        if !(self.takes_files && self.take_file(&opened.payload)?) {
+            self.heard.push_back(opened);
+        }
         Ok(())
+    }
+
+    /// Takes a part of a file in. Whether it was one.
+    fn take_file(&mut self, payload: &[u8]) -> Result<bool> {
+        if let Some(head) = payload.strip_prefix(b"#!-up file ") {
+            let head = String::from_utf8_lossy(head);
+            let sum = head.strip_suffix(" merged.mg\n").context("another file")?;
+            self.incoming = Some((sum.to_owned(), Md5::new()));
+        } else if payload == b"#!-close file " {
+            let (announced, sum) = self.incoming.take().context("the end of no file")?;
+            let sum = wire::hex(&sum.finalize());
+            ensure!(sum == announced, "{} got a broken file", self.key.name);
+            self.merged_sum = sum;
+        } else if payload.starts_with(b"#!-") {
+            return Ok(false);
+        } else if let Some((_, sum)) = &mut self.incoming {
+            sum.update(payload);
+        } else {
+            bail!("{} got a piece of no file", self.key.name);
+        }
+        Ok(true)
     }
 
     /// The next message as it came, or `None` when none comes in time. A closed connection is an error.
@@ -394,16 +428,17 @@ impl Agent {
     /// The text of a keepalive.
     pub fn keepalive_text(&self) -> String {
         let Key { name, .. } = &self.key;
+        let sum = &self.merged_sum;
         let version = self.family.version();
         if self.family.is_ossec() {
             format!(
                 "#!-Linux {name} 6.1.0-28-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.119-1 x86_64 - {version}\n\
-                 x merged.mg\n\n-M7[Bt)g#t=2d.Cc"
+                 {sum} merged.mg\n\n-M7[Bt)g#t=2d.Cc"
             )
         } else {
             format!(
                 "#!-Linux |{name} |6.1.0-28-amd64 |#1 SMP PREEMPT_DYNAMIC Debian 6.1.119-1 |x86_64 \
-                 [Debian GNU/Linux|debian: 12 (bookworm)] - {version}\nx merged.mg\n#\"_agent_ip\":127.0.0.1\n"
+                 [Debian GNU/Linux|debian: 12 (bookworm)] - {version}\n{sum} merged.mg\n#\"_agent_ip\":127.0.0.1\n"
             )
         }
     }

@@ -146,6 +146,7 @@ fn every_family_gets_the_file_of_its_group() -> Result<()> {
         };
         let id = key.id.clone();
         let mut agent = Agent::new(key, family, carrier, home.port());
+        agent.takes_files = false;
         agent.hello_until_heard(SOON)?;
         agent.keepalive()?;
         // Every receive checks the form, and that OSSEC agents get no datagram that they cannot read.
@@ -192,6 +193,7 @@ fn keepalives_during_a_push_are_acknowledged_and_do_not_begin_it_anew() -> Resul
     let _authd = home.start("authd")?;
     let _remoted = home.start("remoted")?;
     let mut agent = Agent::new(home.enroll("web-01")?, Family::WazuhAes, Carrier::Udp, home.port());
+    agent.takes_files = false;
     agent.hello_until_heard(SOON)?;
     agent.keepalive()?;
     let text = agent.keepalive_text().into_bytes();
@@ -216,6 +218,7 @@ fn a_changed_file_is_pushed_with_the_next_keepalive() -> Result<()> {
     let _authd = home.start("authd")?;
     let _remoted = home.start("remoted")?;
     let mut agent = Agent::new(home.enroll("web-01")?, Family::WazuhAes, Carrier::Tcp, home.port());
+    agent.takes_files = false;
     agent.hello_until_heard(SOON)?;
     agent.keepalive()?;
     let first = receive_file(&mut agent, |_, _| Ok(()))?;
@@ -241,6 +244,7 @@ fn an_agent_that_comes_back_during_a_push_gets_the_whole_file() -> Result<()> {
     for (place, carrier) in [Carrier::Udp, Carrier::Tcp].into_iter().enumerate() {
         let key = home.enroll(&format!("web-{place}"))?;
         let mut agent = Agent::new(key, Family::WazuhAes, carrier, home.port());
+        agent.takes_files = false;
         agent.hello_until_heard(SOON)?;
         agent.keepalive()?;
         until_head(&mut agent)?;
@@ -266,6 +270,7 @@ fn an_agent_of_two_groups_gets_the_files_of_both() -> Result<()> {
     let _authd = home.start("authd")?;
     let _remoted = home.start("remoted")?;
     let mut agent = Agent::new(home.enroll("web-01")?, Family::WazuhAes, Carrier::Tcp, home.port());
+    agent.takes_files = false;
     let id = agent.key.id.clone();
     agent.hello_until_heard(SOON)?;
     agent.keepalive()?;
