@@ -246,7 +246,10 @@ mod tests {
         let line = fs::read_to_string(file.path()).expect("read");
         let (time, rest) = line.split_at("2026/11/21 09:02:00".len());
         assert_eq!(rest, " wazuh-authd: WARNING: agents are loaded agents=2\n");
-        assert!(jiff::civil::DateTime::strptime("%Y/%m/%d %H:%M:%S", time).is_ok(), "{time}");
+        assert!(
+            jiff::civil::DateTime::strptime("%Y/%m/%d %H:%M:%S", time).is_ok(),
+            "{time}"
+        );
     }
 
     #[test]
