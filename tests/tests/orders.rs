@@ -130,6 +130,37 @@ fn sca_requests_are_passed_on_and_nothing_else_is() -> Result<()> {
 }
 
 #[test]
+fn control_orders_one_agent_or_all_and_says_who_cannot_be_ordered() -> Result<()> {
+    let mut fleet = Fleet::new()?;
+    let (tcp, ossec) = (fleet.tcp.key.id.clone(), fleet.ossec.key.id.clone());
+    fleet.home.wait_for_status(&tcp, "active", SOON)?;
+    fleet.home.wait_for_status(&ossec, "active", SOON)?;
+    fleet.home.control(&["agent", "reconnect", &tcp])?;
+    fleet.tcp.expect(b"#!-force_reconnect")?;
+    fleet.home.control(&["agent", "restart", &ossec])?;
+    fleet.ossec.expect(format!("#!-execd {TEXT}").as_bytes())?;
+    fleet.home.control(&["agent", "restart", "--all"])?;
+    fleet.ossec.expect(format!("#!-execd {TEXT}").as_bytes())?;
+    let order = fleet
+        .tcp
+        .receive(SOON)?
+        .map(|opened| opened.payload)
+        .unwrap_or_default();
+    assert!(
+        order.starts_with(br#"#!-execd {"version":1,"#),
+        "{}",
+        String::from_utf8_lossy(&order)
+    );
+    for (id, why) in [(ossec.as_str(), "OSSEC"), ("999", "no such agent")] {
+        let output = fleet.home.run_control(&["agent", "reconnect", id])?;
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(why), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn agent_that_fell_silent_gets_no_order() -> Result<()> {
     let home = Home::new()?;
     home.add_config("<global><agents_disconnection_time>1s</agents_disconnection_time></global>")?;

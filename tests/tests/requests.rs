@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use muster_tests::{
     agent::{Agent, Carrier, Family},
     home::Home,
+    live::{Life, Live},
     remote::{ask, ask_text},
     wait::SOON,
 };
@@ -179,6 +180,26 @@ fn who_cannot_be_asked_is_refused_at_once_and_who_is_nobody_gets_no_word() -> Re
         let answer = ask(home.path(), request, SOON)?;
         assert_eq!(answer, None, "{}", String::from_utf8_lossy(request));
     }
+    Ok(())
+}
+
+#[test]
+fn control_asks_an_agent_and_prints_what_it_says() -> Result<()> {
+    let home = home()?;
+    let _authd = home.start("authd")?;
+    let _remoted = home.start("remoted")?;
+    let mut agent = connected(&home, "one", Family::WazuhAes, Carrier::Tcp)?;
+    let id = agent.key.id.clone();
+    agent.answers_requests = true;
+    let agent = Live::start(agent, Life::default());
+    // All behind the id is the request, so that options come before it.
+    let answer = home.control(&["--output", "json", "agent", "request", &id, "agent", "getstate"])?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    assert_eq!((&answer["id"], &answer["answer"]["error"]), (&id.into(), &0.into()));
+    agent.stop()?.vanish();
+    let output = home.run_control(&["agent", "request", "999", "agent", "getstate"])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no agent 999"));
     Ok(())
 }
 
