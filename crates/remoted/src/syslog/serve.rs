@@ -352,13 +352,14 @@ async fn converse(world: Shared, mut stream: TcpStream, sender: Sender, block: u
                 break;
             }
         };
-        let mut world = world.borrow_mut();
-        let now = Millis::now();
-        splitter.feed(buffer.get(..read).unwrap_or_default(), |message| {
-            world.take(block, &sender, message, true, now);
-        });
-        world.analysis.flush(now);
-        drop(world);
+        {
+            let mut world = world.borrow_mut();
+            let now = Millis::now();
+            splitter.feed(buffer.get(..read).unwrap_or_default(), |message| {
+                world.take(block, &sender, message, true, now);
+            });
+            world.analysis.flush(now);
+        }
         if read == READ_LEN {
             yield_now().await;
         }
