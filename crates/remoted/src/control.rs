@@ -15,10 +15,9 @@ use muster_service::{
 };
 use tokio::time::timeout;
 
-use crate::syslog::serve::SyslogStatus;
 use crate::{
     desk::Window, edge::Edge, key_requests::KeyRequestQueue, options, orders::OrderCounters, reach::Reach,
-    requests::serve::RequestCounters, shared::Shared,
+    requests::serve::RequestCounters, shared::Shared, syslog::serve::SyslogStatus,
 };
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.

@@ -10,9 +10,17 @@ use muster_proto::{
 };
 use serde::Serialize;
 
-use crate::edge::talkers::Overload;
-use crate::roster::{agent::Agent, agent::Flapping, conflict::Conflict, guard::Mass, level};
-use crate::{slot::Millis, syslog::watch::Change};
+use crate::{
+    edge::talkers::Overload,
+    roster::{
+        agent::{Agent, Flapping},
+        conflict::Conflict,
+        guard::Mass,
+        level,
+    },
+    slot::Millis,
+    syslog::watch::Change,
+};
 
 /// A change of status, or a notice that repeats one.
 #[derive(Clone, Copy, Debug)]
