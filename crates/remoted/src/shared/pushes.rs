@@ -25,6 +25,21 @@ use crate::slot::{AgentSlot, Millis, Route, SendError};
 /// How long an agent that got a file may go on reporting its old sum before it gets it again: a keepalive may have been
 /// under way.
 const SETTLING: Duration = Duration::from_secs(3);
+/// An agent that goes on reporting another sum may get the same file so often in a row, as fast as it asks.
+const QUICK_ATTEMPTS: u32 = 3;
+/// After that it has to wait so long, and twice as long each time: its disk is full, or it does not check files at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(960);
+
+/// How long an agent that got a file so often is not given it again.
+fn settling_after(attempts: u32) -> Duration {
+    match attempts.checked_sub(QUICK_ATTEMPTS) {
+        None => SETTLING,
+        Some(more) => PATIENCE
+            .saturating_mul(2_u32.saturating_pow(more))
+            .min(LONGEST_PATIENCE),
+    }
+}
 
 /// How much happens at once.
 #[derive(Clone, Copy, Debug)]
@@ -114,17 +129,20 @@ enum State {
         slot: Arc<AgentSlot>,
         file: Arc<MergedFile>,
         place: u64,
+        attempts: u32,
     },
     /// It gets its file.
     Running(Box<Running>),
     /// It got this one.
-    Settling { sum: String, until: Millis },
+    Settling { sum: String, until: Millis, attempts: u32 },
 }
 
 struct Running {
     slot: Arc<AgentSlot>,
     push: Push,
     ticket: u64,
+    /// How often it got this file before, and still reports another sum.
+    attempts: u32,
     /// Messages are at a worker.
     is_active: bool,
 }
@@ -158,20 +176,23 @@ impl Pushes {
 
     /// A keepalive said that the agent has another file than this one.
     pub fn on_differs(&mut self, now: Millis, slot: &Arc<AgentSlot>, file: &Arc<MergedFile>) {
-        let place = match self.states.get(&slot.id) {
+        let (known_place, attempts) = match self.states.get(&slot.id) {
             Some(State::Running(_)) => return,
-            Some(State::Settling { sum, until }) if *sum == file.sum && now < *until => return,
-            Some(State::Waiting { place, .. }) => *place,
-            Some(State::Settling { .. }) | None => {
-                self.last_place += 1;
-                self.waiting.insert(self.last_place, slot.id.clone());
-                self.last_place
-            }
+            Some(State::Settling { sum, until, .. }) if *sum == file.sum && now < *until => return,
+            Some(State::Waiting { place, attempts, .. }) => (Some(*place), *attempts),
+            Some(State::Settling { sum, attempts, .. }) if *sum == file.sum => (None, *attempts),
+            Some(State::Settling { .. }) | None => (None, 0),
         };
+        let place = known_place.unwrap_or_else(|| {
+            self.last_place += 1;
+            self.waiting.insert(self.last_place, slot.id.clone());
+            self.last_place
+        });
         let state = State::Waiting {
             slot: Arc::clone(slot),
             file: Arc::clone(file),
             place,
+            attempts,
         };
         self.states.insert(slot.id.clone(), state);
     }
@@ -227,10 +248,10 @@ impl Pushes {
                 }
                 Step::Done => {
                     self.counters.pushes_done_total.increment();
-                    let sum = running.push.sum().to_owned();
+                    let (sum, attempts) = (running.push.sum().to_owned(), running.attempts + 1);
                     self.end(&id);
-                    let until = now + SETTLING;
-                    self.states.insert(id, State::Settling { sum, until });
+                    let until = now + settling_after(attempts);
+                    self.states.insert(id, State::Settling { sum, until, attempts });
                 }
             }
         }
@@ -278,7 +299,10 @@ impl Pushes {
     fn begin(&mut self, now: Millis) -> Option<AgentId> {
         while self.begun < self.limits.begun {
             let (_, id) = self.waiting.pop_first()?;
-            let Some(State::Waiting { slot, file, .. }) = self.states.get(&id) else {
+            let Some(State::Waiting {
+                slot, file, attempts, ..
+            }) = self.states.get(&id)
+            else {
                 continue;
             };
             let Some(route) = slot.route() else {
@@ -293,6 +317,7 @@ impl Pushes {
                 slot: Arc::clone(slot),
                 push: Push::begin(Arc::clone(file), route, now),
                 ticket: self.last_ticket,
+                attempts: *attempts,
                 is_active: false,
             };
             self.states.insert(id.clone(), State::Running(Box::new(running)));

@@ -199,3 +199,24 @@ fn a_slow_agent_is_tried_again_and_given_up_after_a_minute() {
     assert_eq!(pushes.counters().pushes_given_up_total.value(), 1);
     assert!(!agent.receives_file());
 }
+
+#[test]
+fn an_agent_that_never_agrees_gets_the_same_file_less_and_less_often() {
+    let (mut pushes, agent) = (Pushes::new(LIMITS), slot(1));
+    let file = content(10);
+    let mut pushed_at = Vec::new();
+    for second in 1..2000_u64 {
+        let now = Millis(second * 1000);
+        pushes.on_differs(now, &agent, &file);
+        if heads(&drain(&mut pushes, now)) > 0 {
+            pushed_at.push(second);
+        }
+    }
+    assert_eq!(pushed_at, [1, 4, 7, 67, 187, 427, 907, 1867]);
+    // Another file, or one that it had meanwhile, is not its fault.
+    pushes.on_differs(Millis(2_000_000), &agent, &content(11));
+    assert_eq!(heads(&drain(&mut pushes, Millis(2_000_000))), 1);
+    pushes.on_agrees(&agent.id);
+    pushes.on_differs(Millis(2_000_001), &agent, &content(11));
+    assert_eq!(heads(&drain(&mut pushes, Millis(2_000_001))), 1);
+}
