@@ -95,8 +95,10 @@ fn make_signing_key(startup: &Startup) -> anyhow::Result<()> {
     let nats = &startup.settings.nats;
     if nats.enabled && nats.message_signing {
         let path = &nats.signing_key;
-        let made =
-            keys::create_if_missing(path).with_context(|| format!("making the signing key {}", path.display()))?;
+        let made = keys::create_if_missing(path).with_context(|| {
+            let path = path.display();
+            format!("cannot make the signing key {path}; `muster-control nats key new` makes it for root")
+        })?;
         if made {
             startup.own_file(&path.to_string_lossy())?;
             tracing::info!(path = %path.display(), "made a signing key; consumers must learn its public half");
