@@ -12,6 +12,7 @@ use muster_tests::{
     agent::{Agent, Carrier, Family},
     enroll,
     home::Home,
+    swarm::Swarm,
     wait::{self, SOON},
 };
 
@@ -302,5 +303,29 @@ fn an_agent_of_two_groups_gets_the_files_of_both() -> Result<()> {
     agent.send(&keepalive_with(&agent, &both.sum))?;
     let alone = receive_file(&mut agent, |_, _| Ok(()))?;
     assert_eq!(alone.sum, file.sum);
+    Ok(())
+}
+
+#[test]
+fn a_mixed_fleet_gets_a_large_file_each_once() -> Result<()> {
+    let home = Home::new()?;
+    for group in ["default", "ossec"] {
+        share(&home, group, "big.txt", &noise(40_000))?;
+    }
+    let _authd = home.start("authd")?;
+    let _remoted = home.start("remoted")?;
+    let mix = "wazuh-aes-tcp=30,wazuh-blowfish-udp=10,ossec3=5,ossec4=5";
+    let fleet = Swarm::start(&home, &["--mix", mix, "--notify-time", "1"])?;
+    wait::until_true("everybody is in sync", 2 * SOON, || {
+        let list = home.control_json(&["agent", "list"])?;
+        let agents = list.as_array().context("agent list is no array")?;
+        let synced = agents.iter().filter(|agent| agent["group_config_status"] == "synced");
+        Ok(synced.count() == 50)
+    })?;
+    let account = fleet.stop(SOON)?;
+    assert_eq!(account["pushes_taken"], 50, "{account:#}");
+    for zero in ["pushes_broken", "oversized", "unknown_messages", "undecodable"] {
+        assert_eq!(account[zero], 0, "{zero} in {account:#}");
+    }
     Ok(())
 }
