@@ -1,7 +1,7 @@
 //! Watches `etc/client.keys` and hands each new snapshot to the workers, after the roster was told what changed.
 //!
 //! The file is looked at every `remoted.keyupdate_interval`, and at once when somebody says that it was written. authd
-//! may write a hundred times a second: then one reading follows the other, but never takes more than about a fifth of
+//! may write a hundred times a second: then one reading follows the other, but never takes more than about half of
 //! the time.
 
 use std::{
@@ -27,7 +27,7 @@ use super::{Changes, KeyTable};
 use crate::{counters::received::Keeper, slot::News};
 
 /// After a reading that took so long, the next one waits so many times as long.
-const REST_AFTER_READING: u32 = 4;
+const REST_AFTER_READING: u32 = 1;
 /// But never longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(2);
 /// How soon a roster that had no room is tried again.

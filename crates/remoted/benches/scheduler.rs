@@ -1,0 +1,113 @@
+//! The keepalive scheduler with a million agents: what each costs that is due.
+//!
+//! `cargo bench -p muster-remoted --bench scheduler`. Not a test: it prints figures and judges nothing.
+
+#![allow(clippy::unwrap_used, reason = "a bench may end with a panic")]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use muster_config::{ManagerKeepalive, Probe, Remote, Settings};
+use muster_proto::{keys::file, transport::keepalive::Keepalive};
+use muster_remoted::{
+    options,
+    roster::{Actions, Roster, Times},
+    slot::{AgentSlot, Millis, News, Protocol},
+};
+
+const AGENTS: usize = 1_000_000;
+const START: u64 = 1_000_000;
+const TICK_MS: u64 = 100;
+const INTERVAL: u64 = 60;
+
+fn at(ms: u64) -> Times {
+    Times {
+        mono: Millis(START + ms),
+        wall_ms: 1_800_000_000_000 + ms,
+    }
+}
+
+fn main() {
+    let remote = Remote {
+        manager_keepalive: Some(ManagerKeepalive {
+            interval: Duration::from_secs(INTERVAL),
+            probe: Probe::Ack,
+            ..ManagerKeepalive::default()
+        }),
+        ..Remote::default()
+    };
+    let settings = Settings {
+        remotes: vec![remote],
+        ..Settings::default()
+    };
+    let mut roster = Roster::new(options::roster_settings(&settings, "bench"), at(0), Vec::new(), 1);
+    let lines: String = (1..=AGENTS).map(|id| format!("{id} agent-{id} any {id:064}\n")).collect();
+    let keys = file::parse(lines.as_bytes());
+    let slots: Vec<_> = keys.entries.iter().map(|entry| Arc::new(AgentSlot::new(entry))).collect();
+    drop((lines, keys));
+
+    let mut out = Actions::default();
+    let begun = Instant::now();
+    let reloaded = News::KeysReloaded {
+        added: slots.clone(),
+        changed: Vec::new(),
+        removed: Vec::new(),
+    };
+    roster.on_news(at(0), reloaded, &mut out);
+    report("key file taken in", begun.elapsed(), AGENTS);
+
+    let keepalive = "#!-Linux |a |6.1 |#1 |x86_64 [Debian|debian: 12] - Wazuh v4.14.7 / ab\nx merged.mg\n";
+    let begun = Instant::now();
+    for slot in &slots {
+        let news = News::Keepalive {
+            slot: Arc::clone(slot),
+            at: Millis(START),
+            peer: ([127, 0, 0, 1], 1).into(),
+            protocol: Protocol::Tcp,
+            keepalive: Box::new(Keepalive::parse(keepalive)),
+            digest: 1,
+        };
+        roster.on_news(at(0), news, &mut out);
+        empty(&mut out);
+    }
+    report("first keepalive, parsing and event included", begun.elapsed(), AGENTS);
+    while !roster.take_rows(at(0), AGENTS).0.is_empty() {}
+
+    // A minute in which every agent is due once, as agents that keep talking are.
+    let (mut ticks, mut sends) = (Duration::ZERO, 0);
+    for step in 1..=(2 * INTERVAL * 1000 / TICK_MS) {
+        let now = at(step * TICK_MS);
+        if step % 100 == 0 {
+            for slot in &slots {
+                slot.hear(now.mono);
+            }
+        }
+        let begun = Instant::now();
+        loop {
+            roster.on_tick(now, &mut out);
+            for sent in std::mem::take(&mut out.sends) {
+                sends += 1;
+                roster.on_sent(now, &sent, Ok(()), &mut out);
+            }
+            if roster.next_tick().is_none_or(|next| next > now.mono) {
+                break;
+            }
+        }
+        ticks += begun.elapsed();
+        empty(&mut out);
+    }
+    report("each that is due, sent and put back", ticks, sends);
+}
+
+fn empty(out: &mut Actions) {
+    out.sends.clear();
+    out.events.clear();
+    out.notices.clear();
+}
+
+fn report(what: &str, took: Duration, count: usize) {
+    let each = took.as_secs_f64() * 1e6 / f64::from(u32::try_from(count.max(1)).unwrap());
+    println!("{what}: {each:.3} µs ({count} in {:.2} s)", took.as_secs_f64());
+}
