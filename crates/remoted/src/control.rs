@@ -13,7 +13,7 @@ use muster_service::{
     ipc::Peer,
     outbox::Sender,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     desk::Window, edge::Edge, key_requests::KeyRequestQueue, options, orders::OrderCounters, reach::Reach,
@@ -25,6 +25,9 @@ const MAX_PAGE: u32 = 200;
 
 /// How long whoever says that the keys have changed waits until they are known.
 const KEYS_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether the roster has heard of them.
+const NEWS_LOOK: Duration = Duration::from_millis(1);
 
 /// The handler.
 pub struct Control {
@@ -67,8 +70,18 @@ pub struct LocalCounters {
 impl Control {
     /// Lets the key file be looked at now: whether what it says is known, or `None` when we are being stopped.
     async fn read_keys(&self) -> Option<bool> {
-        let read = self.edge.try_lock().ok()?.keys_read();
-        Some(timeout(KEYS_DEADLINE, read).await.is_ok())
+        let (read, tables) = {
+            let edge = self.edge.try_lock().ok()?;
+            (edge.keys_read(), edge.tables())
+        };
+        let known = async {
+            read.await;
+            // The roster takes its news a few milliseconds later, many at a time.
+            while self.window.roster().len() != tables.borrow().len() {
+                sleep(NEWS_LOOK).await;
+            }
+        };
+        Some(timeout(KEYS_DEADLINE, known).await.is_ok())
     }
 }
 

@@ -165,7 +165,10 @@ async fn status_names_ports_queues_and_what_is_missing() {
         status.listening
     );
     let queues: Vec<&str> = status.queues.iter().map(|queue| queue.name.as_str()).collect();
-    assert_eq!(queues, ["analysis", "to_agents", "store", "outbox"]);
+    assert_eq!(
+        queues,
+        ["analysis", "to_agents", "shared", "store", "key requests", "outbox"]
+    );
     assert!(
         status
             .counters
