@@ -13,6 +13,7 @@
 //! | [`roster`], [`schedule`], [`wheel`] | who is alive: pure decisions, with time as an argument |
 //! | [`monitor`] | what stock's monitord says about agents |
 //! | [`desk`] | the waiting around the roster |
+//! | [`shared`] | what groups share with their agents: merged, and pushed |
 //! | [`store`], [`events`] | `queue/db/agents.db`, and what natsd is told |
 //! | [`syslog`] | lines of hosts without an agent |
 //! | [`local`], [`requests`], [`orders`], [`reach`] | what local programs ask of agents and order them to do, and who may be sent it |

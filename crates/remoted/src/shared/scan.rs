@@ -3,13 +3,16 @@
 //! A look costs one `stat` a file; files are read again only when one of their group has changed. Copies of the merged
 //! files go to where stock programs look for them, whole or not at all, and only when their sum has changed. Agents are
 //! served from memory, so that a directory that cannot be written is a nuisance and no more.
+//!
+//! **Invariant:** nothing from outside `etc/shared` is merged. Several daemons may write there, and a link to the key
+//! file would hand every agent's key to every agent.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs::{self, Metadata},
+    fs::{self, Metadata, OpenOptions},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, ErrorKind},
-    os::unix::fs::MetadataExt,
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,6 +25,7 @@ use muster_proto::{
         is_multigroup_name, merge_group, merge_groups, multigroup_name,
     },
 };
+use nix::fcntl::OFlag;
 use tracing::{info, warn};
 
 use super::library::{Library, MergedFile};
@@ -138,7 +142,7 @@ impl Scanner {
     fn orders(&mut self) -> Option<(Stamp, Vec<u8>)> {
         let path = self.shared.join(AR_CONF);
         let metadata = fs::metadata(&path).ok().filter(Metadata::is_file)?;
-        match fs::read(&path) {
+        match read_no_link(&path) {
             Ok(content) => match admit_content(&content) {
                 Ok(()) => return Some((Stamp::of(&metadata), content)),
                 Err(why) => self.left_out(&path, why),
@@ -154,7 +158,7 @@ impl Scanner {
         };
         entries
             .flatten()
-            .filter(|entry| entry.path().is_dir())
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
             .filter(|name| is_valid_name(name) && !name.starts_with('.'))
             .collect()
@@ -205,11 +209,18 @@ impl Scanner {
             Ok(place) => place,
             Err(why) => return self.left_out(&path, why),
         };
-        // A link to a directory could lead round in a circle; one to a file is the file.
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_directory {
+        let Ok(kind) = entry.file_type() else { return };
+        if kind.is_dir() {
             directories.push((path, format!("{}/", place.as_str())));
-        } else if let Ok(metadata) = fs::metadata(&path)
+            return;
+        }
+        // A link to a file of a group is that file; one to a directory could lead round in a circle.
+        let path = match kind.is_symlink().then(|| self.inside(&path)) {
+            None => path,
+            Some(Some(target)) => target,
+            Some(None) => return self.complain(&path, "is left out: it leads out of the shared files"),
+        };
+        if let Ok(metadata) = fs::metadata(&path)
             && metadata.is_file()
         {
             if listing.len() >= MAX_FILES {
@@ -218,6 +229,13 @@ impl Scanner {
             let stamp = Stamp::of(&metadata);
             listing.insert(place, Entry { path, stamp });
         }
+    }
+
+    /// What a link leads to, if that is a shared file.
+    fn inside(&self, link: &Path) -> Option<PathBuf> {
+        let target = link.canonicalize().ok()?;
+        let shared = self.shared.canonicalize().ok()?;
+        target.starts_with(shared).then_some(target)
     }
 
     fn refresh_group(&mut self, group: &str, listing: &Listing, orders: Option<&(Stamp, Vec<u8>)>) {
@@ -292,7 +310,7 @@ impl Scanner {
                 self.complain(&entry.path, "is left out: the group's files are too large together");
                 continue;
             }
-            match fs::read(&entry.path) {
+            match read_no_link(&entry.path) {
                 Ok(content) => match admit_content(&content) {
                     Ok(()) => {
                         room = room.saturating_sub(content.len() as u64);
@@ -413,10 +431,24 @@ fn print_of<'a>(listings: impl IntoIterator<Item = &'a Listing>, orders: Option<
     hasher.finish()
 }
 
+/// The file itself: should a link have taken its place since it was listed, it is not followed.
+fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)?;
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(content)
+}
+
 /// The whole file or the old one; never a part.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("mg.new");
-    fs::write(&new, content)?;
+    // What another process left there, a link perhaps, is not written to.
+    let _ = fs::remove_file(&new);
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+    file.write_all(content)?;
     fs::rename(&new, path).inspect_err(|_| {
         let _ = fs::remove_file(&new);
     })

@@ -178,3 +178,16 @@ fn a_home_without_shared_files_has_none() {
     let library = scanner.look(&BTreeSet::new(), &BTreeSet::new(), true);
     assert!(library.groups.is_empty() && library.lists.is_empty());
 }
+
+#[test]
+fn links_that_lead_out_are_left_out() {
+    let mut home = Home::new();
+    home.write("web/a.txt", b"a");
+    fs::write(home.path("etc/client.keys"), b"001 agent any secret\n").expect("written");
+    symlink("../../client.keys", home.path("etc/shared/web/keys.txt")).expect("linked");
+    symlink(home.path("etc"), home.path("etc/shared/evil")).expect("linked");
+    symlink("../client.keys", home.path("etc/shared/ar.conf")).expect("linked");
+    let library = home.look(&[]);
+    assert_eq!(names(&library.groups["web"]), ["agent.conf", "a.txt"]);
+    assert_eq!(library.groups.len(), 1);
+}
