@@ -13,7 +13,7 @@ use muster_authd::{
     keystore::{KeyStore, Trace},
     merge::{Found, merge},
     reconcile::reconcile,
-    registry::{Ask, KnownLiveness, Method, Policy, Refused, Registry, Verdict},
+    registry::{Ask, GivesWay, KnownLiveness, Method, Policy, Refused, Registry, Verdict},
 };
 use muster_proto::{
     agent::{AgentId, AgentStatus},
@@ -214,7 +214,11 @@ impl Stage {
             .registry
             .grant(ask, &gives_way, key, trace, self.now)
             .expect("granted");
-        assert_eq!(gone.len(), gives_way.len());
+        assert!(gone.len() >= gives_way.len(), "whoever gives way goes");
+        for entry in &gone {
+            let named = |agent: &GivesWay| agent.id == entry.id && agent.name == entry.name;
+            assert!(gives_way.iter().any(named), "nobody else goes");
+        }
         assert_eq!(Some(&entry.id), ask.id.as_ref().or(next.as_ref()));
         if ask.id.is_none() {
             assert!(

@@ -143,6 +143,22 @@ impl KeyStore {
     /// Removes an agent; the last one takes its place.
     pub fn remove(&mut self, id: &AgentId, trace: Trace) -> Option<KeyEntry> {
         let place = *self.by_id.get(id)?;
+        Some(self.take_out(place, trace))
+    }
+
+    /// Removes the agent with this id and this name: in a file made by hand another one may have the same id.
+    pub fn remove_named(&mut self, id: &AgentId, name: &str, trace: Trace) -> Option<KeyEntry> {
+        let is_meant = |entry: &KeyEntry| entry.id == *id && entry.name == name;
+        let first = *self.by_id.get(id)?;
+        let place = if self.live.get(first).is_some_and(is_meant) {
+            first
+        } else {
+            self.live.iter().position(is_meant)?
+        };
+        Some(self.take_out(place, trace))
+    }
+
+    fn take_out(&mut self, place: usize, trace: Trace) -> KeyEntry {
         let entry = self.live.swap_remove(place);
         self.live_text.is_stale = true;
         if trace == Trace::Line {
@@ -156,7 +172,7 @@ impl KeyStore {
             self.by_host.remove(entry.address.host_text());
             self.relocate(place);
         }
-        Some(entry)
+        entry
     }
 
     /// Keeps a removed agent's line that somebody else has put into the file.

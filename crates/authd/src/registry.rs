@@ -189,7 +189,10 @@ impl Registry {
         now: i64,
         gives_way: &mut Vec<GivesWay>,
     ) -> Result<(), Verdict> {
-        if gives_way.iter().any(|known| known.id == holder.id) {
+        if gives_way
+            .iter()
+            .any(|known| known.id == holder.id && known.name == holder.name)
+        {
             return Ok(());
         }
         if ask.rules.needs_liveness() && !known.contains_key(&holder.id) {
@@ -230,10 +233,14 @@ impl Registry {
         now: i64,
     ) -> Option<(KeyEntry, Vec<KeyEntry>)> {
         let address = ask.address.as_ref()?.address.clone();
-        let gone = gives_way
-            .iter()
-            .filter_map(|agent| self.remove(&agent.id, trace))
-            .collect();
+        let mut gone = Vec::new();
+        for agent in gives_way {
+            // A file made by hand may have the same line twice.
+            while let Some(entry) = self.keys.remove_named(&agent.id, &agent.name, trace) {
+                gone.push(entry);
+            }
+            self.forget_if_gone(&agent.id);
+        }
         let id = ask.id.clone().or_else(|| self.keys.next_id())?;
         let entry = KeyEntry {
             id,
@@ -249,10 +256,14 @@ impl Registry {
     /// Removes an agent.
     pub fn remove(&mut self, id: &AgentId, trace: Trace) -> Option<KeyEntry> {
         let entry = self.keys.remove(id, trace)?;
+        self.forget_if_gone(id);
+        Some(entry)
+    }
+
+    fn forget_if_gone(&mut self, id: &AgentId) {
         if self.keys.get(id.as_str()).is_none() {
             self.registered.remove(id);
         }
-        Some(entry)
     }
 }
 

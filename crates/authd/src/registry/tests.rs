@@ -279,3 +279,11 @@ fn without_an_id_left_only_given_ids_work() {
     };
     assert_eq!(decide(&registry, &given), Verdict::Grant(vec![]));
 }
+
+#[test]
+fn of_two_agents_with_one_id_the_one_that_gives_way_goes_and_not_the_other() {
+    let mut registry = registry("001 web any k1\n001 db 10.0.0.1 k2\n");
+    assert_eq!(grant(&mut registry, &ask("db", "any")), "002");
+    let left: Vec<&str> = registry.keys.live().iter().map(|entry| entry.key.expose()).collect();
+    assert_eq!(left, ["k1", "newkey"]);
+}
