@@ -43,9 +43,15 @@ fn main() {
         ..Settings::default()
     };
     let mut roster = Roster::new(options::roster_settings(&settings, "bench"), at(0), Vec::new(), 1);
-    let lines: String = (1..=AGENTS).map(|id| format!("{id} agent-{id} any {id:064}\n")).collect();
+    let lines: String = (1..=AGENTS)
+        .map(|id| format!("{id} agent-{id} any {id:064}\n"))
+        .collect();
     let keys = file::parse(lines.as_bytes());
-    let slots: Vec<_> = keys.entries.iter().map(|entry| Arc::new(AgentSlot::new(entry))).collect();
+    let slots: Vec<_> = keys
+        .entries
+        .iter()
+        .map(|entry| Arc::new(AgentSlot::new(entry)))
+        .collect();
     drop((lines, keys));
 
     let mut out = Actions::default();
