@@ -27,8 +27,9 @@ use crate::{
     store::RemoveOutcome,
 };
 
-/// Connections that are served at one time; further ones wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 256;
+/// Connections that are served at one time; further ones wait in the kernel's backlog. An `add` lasts until its batch is
+/// on the disk and remoted has been told, so key polling needs hundreds of them to add thousands a second.
+const MAX_CONNECTIONS: usize = 1024;
 /// How long an answer may take to be written.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may be silent where the configuration gives it for ever.

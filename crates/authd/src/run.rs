@@ -43,7 +43,7 @@ use crate::{
 /// Connections that the kernel holds until we accept them.
 const BACKLOG: i32 = 1024;
 /// Descriptors for everything but agents: local clients, control, database, log.
-const OWN_DESCRIPTORS: u64 = 512;
+const OWN_DESCRIPTORS: u64 = 1536;
 /// Of directories that daemons share.
 const SHARED_DIRECTORY_MODE: u32 = 0o1770;
 /// What the manager is called when the system does not say.
