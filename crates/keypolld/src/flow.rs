@@ -25,9 +25,10 @@ pub use self::breaker::{BreakerRule, Health, Turn};
 use self::{breaker::Breaker, memory::Memory};
 use crate::lookup::Lookup;
 
-/// Registrations that may be under way with authd, which commits those that wait together. authd serves 256
-/// connections at a time, and others need some of them.
-pub const MAX_REGISTERING: usize = 192;
+/// Registrations that may be under way with authd. It commits those that wait together and tells remoted before it
+/// answers, which takes a tenth of a second among 20,000 agents: thousands a second need hundreds of them. authd serves
+/// 1024 connections at a time, and others need some.
+pub const MAX_REGISTERING: usize = 768;
 /// Look-ups whose answer is remembered.
 const MAX_REMEMBERED: usize = 100_000;
 /// Requests that were turned away and may come again.
