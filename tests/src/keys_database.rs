@@ -147,6 +147,12 @@ impl KeysDatabase {
     /// Stops the server in the middle of whatever it does; a file is moved away.
     pub fn stop(&mut self) -> Result<()> {
         match self.server.take() {
+            // SIGKILL would leave a connection's own process to answer for a moment more.
+            Some(mut server) if self.kind == Kind::Postgres => {
+                kill(Pid::from_raw(server.id().cast_signed()), Signal::SIGQUIT)?;
+                server.wait()?;
+                Ok(())
+            }
             Some(mut server) => {
                 server.kill()?;
                 server.wait()?;
