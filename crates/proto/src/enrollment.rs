@@ -6,7 +6,7 @@
 //! ERROR: Duplicate agent name: web-01. Unable to add agent
 //! ```
 //!
-//! * [`line`]: bytes to a line, with a cap.
+//! * [`mod@line`]: bytes to a line, with a cap.
 //! * [`request`]: a line to a [`Request`], and a request to a line.
 //! * [`answer`]: the texts that go back, and an agent's reading of them.
 //! * [`name`], [`group`], [`version`]: the rules for the fields.

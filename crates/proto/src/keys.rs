@@ -2,7 +2,7 @@
 //!
 //! * [`address`]: `any`, a host or a network, as text and as a test on a peer's address.
 //! * [`cipher`]: the keys that seal messages, derived from the secret.
-//! * [`file`]: `etc/client.keys`, both directions.
+//! * [`mod@file`]: `etc/client.keys`, both directions.
 //! * [`Secret`]: a key or a password that does not end up in a log.
 
 pub mod address;

@@ -6,7 +6,7 @@
 //! | [`scan`] | makes them from `etc/shared`, and keeps copies where stock programs look |
 //! | [`membership`] | which groups an agent has, and what its keepalive therefore means |
 //! | [`push`], [`pushes`] | one file on its way, and all of them |
-//! | [`core`](self::core) | all decisions together |
+//! | [`self::core`] | all decisions together |
 //! | [`engine`] | the waiting: disk, authd, workers, clock |
 //!
 //! **Invariant:** no acknowledgement, status or event waits for anything here. When the disk or authd is slow, agents
