@@ -43,6 +43,18 @@ const MEASUREMENTS: &[Measurement] = &[
         packages: &["muster-authd", "muster-remoted", "muster-natsd", "muster-control"],
         program: "bench_authd",
     },
+    Measurement {
+        name: "keypoll",
+        packages: &[
+            "muster-keypolld",
+            "muster-authd",
+            "muster-remoted",
+            "muster-natsd",
+            "muster-control",
+            "muster-swarm",
+        ],
+        program: "bench_keypoll",
+    },
 ];
 
 impl Bench {
