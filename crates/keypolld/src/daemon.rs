@@ -1,11 +1,7 @@
 //! Putting the parts together.
 
 use std::{
-    fs::DirBuilder,
-    os::unix::{
-        fs::DirBuilderExt,
-        net::{UnixDatagram, UnixListener},
-    },
+    os::unix::net::{UnixDatagram, UnixListener},
     path::Path,
     sync::Arc,
     time::Instant,
@@ -42,12 +38,11 @@ pub fn key_request(settings: &Settings) -> anyhow::Result<KeyRequest> {
 
 /// Makes what a new home may lack, and takes over what belongs to us.
 pub fn own_files(startup: &Startup) -> anyhow::Result<()> {
+    // Where they are, other daemons use them as well: their owner and mode are none of our business.
     for path in ["queue/sockets", "queue/db"] {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o770)
-            .create(path)
-            .with_context(|| format!("making {path}"))?;
+        if !Path::new(path).exists() {
+            startup.own_directory(path)?;
+        }
     }
     ["", "-wal", "-shm"]
         .iter()

@@ -1,6 +1,6 @@
 //! Sources that go wrong in every way.
 
-use crate::support::{FakeAuthd, Home, KEY, Service, agent, folder};
+use crate::support::{FakeAuthd, Home, KEY, Service, agent, folder, until};
 use std::io::Write;
 
 #[test]
@@ -48,6 +48,31 @@ fn a_program_that_takes_too_much_memory_is_stopped_by_its_limit() {
     home.ask("id:001");
     home.wait_for("keypoll_source_failures_total", 1);
     assert!(home.log().contains("exit code 7"), "{}", home.log());
+}
+
+#[test]
+fn a_program_that_multiplies_is_held_to_its_limit_and_ended() {
+    let home = Home::empty();
+    // Each one starts two more, for ever; those that cannot, wait.
+    let script = home.script("pull.sh", "echo x >> count\n\"$0\" &\n\"$0\" &\nwait\nsleep 1000");
+    home.configure(&format!("<exec_path>{script}</exec_path><timeout>2</timeout>"));
+    let _daemon = home.start_as_nobody();
+    home.ask("id:001");
+    home.wait_for("keypoll_timed_out_total", 1);
+    let started = home.read("count").lines().count();
+    assert!((10..=1000).contains(&started), "{started} processes were started");
+    until("all of them are ended", || {
+        let mut processes = std::fs::read_dir("/proc").expect("read").flatten();
+        processes.all(|process| {
+            let line = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+            !line.contains(&script)
+        })
+    });
+    // There is room for the next one.
+    home.script("pull.sh", &format!("echo '{}'", agent("002", "web-02", "any", KEY)));
+    let _authd = FakeAuthd::listen(&home);
+    home.ask("id:002");
+    home.wait_for("keypoll_registered_total", 1);
 }
 
 #[test]

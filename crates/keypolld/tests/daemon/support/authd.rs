@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::PathBuf,
     sync::{Arc, Mutex},
     thread,
@@ -32,6 +35,8 @@ impl FakeAuthd {
         let path = home.path("queue/sockets/auth");
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).expect("bound");
+        // The daemon may be another user.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("opened to all");
         let state = Arc::<Mutex<State>>::default();
         let serving = Arc::clone(&state);
         thread::spawn(move || {

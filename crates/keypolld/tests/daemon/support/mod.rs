@@ -6,7 +6,10 @@ mod service;
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::UnixDatagram,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -89,10 +92,30 @@ impl Home {
 
     /// Starts the daemon and waits until it says that it is ready.
     pub(crate) fn start(&self) -> Daemon {
+        self.start_with(&[])
+    }
+
+    /// The same as nobody, whom limits hold; as whoever we are when we are not root.
+    pub(crate) fn start_as_nobody(&self) -> Daemon {
+        const NOBODY: u32 = 65_534;
+        if !nix::unistd::geteuid().is_root() {
+            return self.start();
+        }
+        let mut folders = vec![self.path("")];
+        while let Some(folder) = folders.pop() {
+            chown(&folder, Some(NOBODY), Some(NOBODY)).expect("given away");
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            folders.extend(entries.map(|entry| entry.path()));
+        }
+        self.start_with(&["--user", "nobody"])
+    }
+
+    fn start_with(&self, options: &[&str]) -> Daemon {
         let log = format!("--log-file={}", self.path("keypolld.log").display());
         let mut child = self
             .command()
             .args(["-f", "-d", "--detached", &log])
+            .args(options)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
