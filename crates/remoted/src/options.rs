@@ -95,6 +95,11 @@ pub fn need_restart(old: &Settings, new: &Settings) -> Vec<String> {
         }
     };
     differs("<remote>", without_keepalive(old) != without_keepalive(new));
+    let rates = |settings: &Settings| {
+        let request = settings.key_request.as_ref();
+        request.map(|request| (request.rate_per_address, request.rate_total))
+    };
+    differs("rates of <key_request>", rates(old) != rates(new));
     differs(
         "<muster>",
         old.muster.manager_version != new.muster.manager_version || old.muster.layout != new.muster.layout,
