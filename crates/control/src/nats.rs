@@ -3,6 +3,8 @@
 //! The keys are lines of `<signing_key>`, oldest first: seeds, and `revoked <public key> <unix seconds>`. natsd reads the
 //! file at its start and when it is told to reload, announces what has changed, and decides which key signs.
 
+mod test;
+
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
@@ -36,6 +38,16 @@ pub enum NatsCommand {
     ///
     /// As JSON: {"ready", "degraded": [], "queues": [], "counters": {}, "facts": {}}.
     Status,
+    /// publish a probe, read it back, and say how long each step took, or which one failed and what to do
+    ///
+    /// The steps: connect (reach the server), tls, log_in (credentials), spool (the probe is numbered, signed and on the
+    /// disk), acknowledge (the daemon's own connection has published it), read_back (out of the stream), verify (its
+    /// signature). The probe is an event of the manager's health with the reason "probe". The exit code is 0 when it came
+    /// back, else 1.
+    ///
+    /// As JSON: {"server", "server_name", "version", "jetstream", "max_payload", "tls", "subject", "sequence", "waiting",
+    /// "legs": [{"leg", "micros", "note"}], "failed": {"leg", "why", "cure"} | null}.
+    Test,
     /// list, make, rotate and revoke the keys that events are signed with
     #[command(subcommand)]
     Key(KeyCommand),
@@ -75,6 +87,7 @@ pub struct Revoke {
 pub(crate) async fn nats(context: &Context, command: &NatsCommand) -> anyhow::Result<u8> {
     match command {
         NatsCommand::Status => status(context).await,
+        NatsCommand::Test => test::test(context).await,
         NatsCommand::Key(command) => key(context, command).await,
     }
 }

@@ -204,6 +204,7 @@ async fn start(
         node: node.clone(),
         epoch,
         trust,
+        probing: tokio::sync::Mutex::new(()),
     };
     running.serve_control(control, Arc::new(handler))?;
 

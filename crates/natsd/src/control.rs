@@ -12,6 +12,7 @@ use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 use crate::{
     keeper::{Errand, MAX_WAITING_BATCHES, Shared, published},
+    probe::Probe,
     status::{Counters, Link, Report},
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Control {
     pub(crate) epoch: u64,
     /// How events are protected, in words.
     pub(crate) trust: String,
+    /// Held while the way to the broker is tried: once at a time.
+    pub(crate) probing: tokio::sync::Mutex<()>,
 }
 
 impl Handler for Control {
@@ -112,6 +115,7 @@ impl Handler for Control {
     async fn handle(&self, request: Request, _: Peer) -> Answer {
         match request {
             Request::FollowEvents { backlog } => self.follow(backlog.min(MAX_BACKLOG)),
+            Request::NatsTest => self.test().await.into(),
             _ => Response::Unknown.into(),
         }
     }
@@ -126,6 +130,22 @@ impl Control {
             .collect();
         degraded.extend(self.report.degraded());
         degraded
+    }
+
+    async fn test(&self) -> Response {
+        if !self.settings.enabled {
+            return Response::Failed("nothing is published: etc/ossec.conf has no <nats> that is enabled".to_owned());
+        }
+        let Ok(_alone) = self.probing.try_lock() else {
+            return Response::Failed("a test is under way already".to_owned());
+        };
+        let probe = Probe {
+            nats: self.settings.clone(),
+            node: self.node.clone(),
+            shared: Arc::clone(&self.shared),
+            report: Arc::clone(&self.report),
+        };
+        Response::NatsTest(Box::new(probe.run().await))
     }
 
     fn follow(&self, backlog: u32) -> Answer {

@@ -47,6 +47,10 @@ const RETRY: Duration = Duration::from_secs(1);
 const TIDY: Duration = Duration::from_secs(1);
 /// How often the manager's health is told.
 const HEALTH_INTERVAL_MS: u64 = 30 * 1000;
+/// Why the manager's health is told: it is time.
+const PERIODIC: &str = "periodic";
+/// Why the manager's health is told: somebody tests the way to the broker and back.
+pub(crate) const PROBE: &str = "probe";
 /// Acts and events of our own that may wait. Behind it, acts are only counted; they are rare.
 const MAX_OWN: usize = 1024;
 /// Bytes of one commit. More only make the first wait longer.
@@ -85,6 +89,8 @@ pub(crate) enum Errand {
     Note(&'static str, Value),
     /// An event of our own.
     Event(Event),
+    /// Tell how the manager is now, and not when it is time.
+    Health,
     /// Read the signing keys again, and say what came of it.
     Keys(oneshot::Sender<Result<String, String>>),
 }
@@ -272,6 +278,11 @@ impl Keeper {
             match errand {
                 Errand::Note(act, detail) => self.audit_act(act, &detail),
                 Errand::Event(event) => self.own.push(event),
+                Errand::Health => {
+                    let now = clock::unix_ms();
+                    let health = self.health(now, PROBE);
+                    self.own.push(health);
+                }
                 Errand::Keys(answer) => {
                     let reloaded = self.reload_keys();
                     // Whoever asked may be gone.
@@ -325,14 +336,21 @@ impl Keeper {
     }
 
     fn tell_health(&mut self, now: u64) {
-        let since = now.saturating_sub(self.health_ms);
-        if since < HEALTH_INTERVAL_MS {
+        if now.saturating_sub(self.health_ms) < HEALTH_INTERVAL_MS {
             return;
         }
+        let health = self.health(now, PERIODIC);
+        self.own.push(health);
+        (self.health_ms, self.received_before) = (now, self.counters.events_received_total.value());
+    }
+
+    fn health(&self, now: u64, reason: &str) -> Event {
         let received = self.counters.events_received_total.value();
-        let seconds = if self.health_ms == 0 { 0 } else { since / 1000 };
+        let seconds = match self.health_ms {
+            0 => 0,
+            before => now.saturating_sub(before) / 1000,
+        };
         let rate = (received - self.received_before).checked_div(seconds).unwrap_or(0);
-        (self.health_ms, self.received_before) = (now, received);
         let (depth, capacity) = {
             let spool = self.shared.spool();
             (spool.depth(), spool.capacity())
@@ -347,7 +365,7 @@ impl Keeper {
         let health = Health {
             manager_node: &self.composer.node,
             timestamp: now / 1000,
-            reason: "periodic",
+            reason,
             epoch: self.composer.epoch,
             seq: self.sequencer.last(),
             events_per_second: rate,
@@ -358,7 +376,7 @@ impl Keeper {
             last_ack: self.report.read().last_ack_ms / 1000,
             degraded: &degraded,
         };
-        self.own.push(health.into_event(now));
+        health.into_event(now)
     }
 
     /// A line of the audit trail, and its event.

@@ -27,6 +27,7 @@ mod intake;
 mod keeper;
 pub mod keys;
 mod message;
+mod probe;
 mod provision;
 mod publish;
 pub mod seal;

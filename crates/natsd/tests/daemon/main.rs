@@ -2,6 +2,7 @@
 
 mod natsd;
 mod permissions;
+mod probe;
 mod producer;
 mod server;
 mod story;

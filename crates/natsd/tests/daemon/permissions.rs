@@ -91,6 +91,13 @@ fn each_user_of_the_shipped_configuration_may_do_its_own_and_no_more() {
     block_on(producer.hand_over_all());
     home.wait_until_all_is_published();
     assert!(home.facts()["trust"].contains("TLS required"));
+    let report = crate::probe::ask(&home);
+    assert_eq!(report.failed, None, "{report:?}");
+    assert!(
+        report
+            .tls
+            .is_some_and(|tls| tls.starts_with("TLSv1.3, certificate SHA-256 "))
+    );
 
     block_on(async {
         let admin = server.client_with(options(keys.path(), &administrator, "_INBOX")).await;

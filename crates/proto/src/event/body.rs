@@ -157,7 +157,7 @@ pub struct Health<'a> {
     pub manager_node: &'a str,
     /// Unix seconds.
     pub timestamp: u64,
-    /// `periodic`.
+    /// `periodic`, or `probe` when somebody tests the way to the broker and back.
     pub reason: &'a str,
     /// How often natsd has started.
     pub epoch: u64,

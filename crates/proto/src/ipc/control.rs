@@ -68,6 +68,8 @@ pub enum Request {
     /// remoted: forget the counters of an agent's messages, so that it is heard again after it was set back.
     /// Answer: [`Response::Done`] or [`Response::Failed`].
     ResetCounter(AgentId),
+    /// natsd: publish a probe, read it back, and time each step. Answer: [`Response::NatsTest`] or [`Response::Failed`].
+    NatsTest,
 }
 
 /// The most agents of one [`Request::SetGroups`].
@@ -144,6 +146,8 @@ pub enum Response {
         /// Another number than before: groups have changed, or authd was restarted.
         version: u64,
     },
+    /// What a probe met on its way to the broker and back.
+    NatsTest(Box<NatsReport>),
 }
 
 /// The groups of an agent.
@@ -312,6 +316,55 @@ pub struct KeyPollAgent {
     pub key_length: u32,
     /// What authd has: `nothing`, `the same`, `another`, or `unknown` when it could not be asked.
     pub registered: String,
+}
+
+/// What a probe met on its way to the broker and back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatsReport {
+    /// The URL of the server that was tried, the last one if several were.
+    pub server: String,
+    /// The name that the server has; empty when it said none.
+    pub server_name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether it keeps streams at all.
+    pub jetstream: bool,
+    /// The largest message that it takes, in bytes, headers included.
+    pub max_payload: u64,
+    /// Version of TLS and SHA-256 of the server's certificate; absent without TLS.
+    pub tls: Option<String>,
+    /// The subject of the probe.
+    pub subject: String,
+    /// The probe's sequence number; 0 = it got none.
+    pub sequence: u64,
+    /// Events that waited for the broker before it.
+    pub waiting: u64,
+    /// The steps that were taken, in order.
+    pub legs: Vec<NatsLeg>,
+    /// Where it ended, if it did not come back.
+    pub failed: Option<NatsFault>,
+}
+
+/// A step of [`NatsReport`] that went well.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatsLeg {
+    /// `connect`, `tls`, `log_in`, `spool`, `acknowledge`, `read_back` or `verify`.
+    pub leg: String,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+    /// What else there is to say; often empty.
+    pub note: String,
+}
+
+/// The step of [`NatsReport`] that did not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatsFault {
+    /// As in [`NatsLeg`].
+    pub leg: String,
+    /// What happened.
+    pub why: String,
+    /// What to do about it.
+    pub cure: String,
 }
 
 /// An event as natsd took it.
