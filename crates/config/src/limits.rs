@@ -131,6 +131,11 @@ pub const SIGNING_KEY: &str = "etc/nats/signing.nk";
 pub const PUBLISH_WINDOW: u32 = 256;
 /// An acknowledgement takes milliseconds; a cluster that elects a leader takes seconds.
 pub const PUBLISH_ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests of one control key.
+pub const CONTROL_RATE: Rate = Rate {
+    per_second: 2,
+    burst: 20,
+};
 /// What may wait while NATS is away.
 pub const SPOOL_MAX_BYTES: u64 = 1 << 30;
 /// A long weekend.

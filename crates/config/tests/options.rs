@@ -307,9 +307,15 @@ fn rows() -> Vec<Row> {
         ("nats/kv@bucket", &["agents", "agents_wazuh_xdr"], &["a.b", "", "a b"]),
         ("nats/control@enabled", BOOL.0, BOOL.1),
         ("nats/control@destroy", BOOL.0, BOOL.1),
+        (
+            "nats/control@active_responses",
+            &["firewall-drop600", "!custom.sh,restart-wazuh0", "a, b => a,b"],
+            &["", "a,,b", "a b", "../x", "a/b", "!"],
+        ),
         ("nats/control_key", &[NKEY], &[XKEY, "U", ""]),
         ("nats/control_key@id", &["soc-1"], &["a b", ""]),
         ("nats/control_key@roles", &["read", "read,act,destroy"], &["admin", ""]),
+        ("nats/control_key@rate", RATE.0, RATE.1),
         ("nats/source", &["wazuh-manager", "muster"], &["", "a&#10;b"]),
         ("nats/escalation", &["on", "off"], &["yes", ""]),
         (
@@ -377,6 +383,9 @@ fn with(path: &str, text: &str) -> String {
         ("nats/recipient", _) => format!("<recipient id=\"xdr-1\">{text}</recipient>"),
         ("nats/control_key@id", _) => format!("<control_key id=\"{text}\" roles=\"read\">{NKEY}</control_key>"),
         ("nats/control_key@roles", _) => format!("<control_key id=\"soc\" roles=\"{text}\">{NKEY}</control_key>"),
+        ("nats/control_key@rate", _) => {
+            format!("<control_key id=\"soc\" roles=\"read\" rate=\"{text}\">{NKEY}</control_key>")
+        }
         ("nats/control_key", _) => format!("<control_key id=\"soc\" roles=\"read\">{text}</control_key>"),
         ("auth/force/disconnected_time", _) => format!("<disconnected_time enabled=\"yes\">{text}</disconnected_time>"),
         (_, Some(attribute)) => format!("<{name} {attribute}=\"{text}\">1h</{name}>"),
@@ -396,6 +405,10 @@ fn with(path: &str, text: &str) -> String {
             ("nats", "tls_key") => "<server_url>nats://a</server_url><tls_cert>c</tls_cert>",
             ("nats", "user") => "<server_url>nats://a</server_url><password>p</password>",
             ("nats", "password") => "<server_url>nats://a</server_url><user>u</user>",
+            ("nats", "control") => {
+                "<server_url>nats://a</server_url><message_signing>yes</message_signing>\
+                 <audit_logging>yes</audit_logging>"
+            }
             ("nats", _) => "<server_url>nats://a</server_url>",
             ("agentless", "type") => "<host>a@b</host><state>periodic</state>",
             ("agentless", "host") => "<type>t</type><state>periodic</state>",

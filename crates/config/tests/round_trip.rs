@@ -250,8 +250,9 @@ fn nats() -> impl Strategy<Value = Nats> {
                 id,
                 roles: vec![ControlRole::Read, ControlRole::Act],
                 key,
+                ..ControlKey::default()
             }),
-            0..3,
+            0..2,
         ),
         families.prop_map(|family| Encrypt {
             families: vec![family, Family::Osquery],
@@ -327,6 +328,9 @@ fn nats() -> impl Strategy<Value = Nats> {
         ) = (others.0, others.1, others.2, others.3, others.4);
         (nats.encrypt_messages, nats.message_signing, nats.audit_logging) = (flags[1], flags[2], flags[3]);
         (nats.control.enabled, nats.control.destroy, nats.escalation) = (flags[4], flags[5], flags[6]);
+        // It needs both.
+        nats.message_signing |= flags[4];
+        nats.audit_logging |= flags[4];
         nats
     })
 }

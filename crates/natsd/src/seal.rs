@@ -75,7 +75,7 @@ impl Sealer {
     pub(crate) fn seals(&self, kind: Kind) -> bool {
         let family = match kind {
             Kind::Keepalive => Family::Keepalive,
-            Kind::StatusChange | Kind::Connection | Kind::DisconnectAlert => Family::Status,
+            Kind::StatusChange | Kind::Connection | Kind::DisconnectAlert | Kind::ControlResult => Family::Status,
             Kind::Enrolled | Kind::Removed | Kind::KeyRotated | Kind::Renamed | Kind::EnrollmentRejected => {
                 Family::Enrollment
             }

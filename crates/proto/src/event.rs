@@ -6,9 +6,11 @@
 //! * [`body`]: the JSON of each kind.
 //! * [`subject`]: where each kind is published.
 //! * [`header`]: what natsd writes on each message.
+//! * [`preamble`]: what its signature covers.
 
 pub mod body;
 pub mod header;
+pub mod preamble;
 pub mod subject;
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +73,8 @@ pub enum Kind {
     Osquery,
     /// The copy of a [`Kind::StatusChange`] of [`HIGH_ALERT_THRESHOLD`] or more, made by natsd. Key: agent id.
     DisconnectAlert,
+    /// What came of an order that was given over NATS. Key: agent id.
+    ControlResult,
 }
 
 /// From this alert level up, a status change is published a second time, on the subject of alerts.
@@ -160,7 +164,7 @@ pub enum Class {
     Status,
     /// Alerts of a high level.
     HighAlert,
-    /// Other alerts, agentless hosts, osquery, key polling, archives. Refused enrollments too: strangers can cause any
+    /// Other alerts, agentless hosts, osquery, key polling, archives, results of orders. Refused enrollments too: strangers can cause any
     /// number of them.
     Alert,
     /// Keepalives and health. The newest of each agent is kept.
@@ -198,7 +202,7 @@ const HIGH_RULE_LEVEL: u8 = 12;
 
 impl Kind {
     /// All of them, in the order of their numbers on the wire and in files.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Keepalive,
         Self::StatusChange,
         Self::Connection,
@@ -217,6 +221,7 @@ impl Kind {
         Self::Agentless,
         Self::Osquery,
         Self::DisconnectAlert,
+        Self::ControlResult,
     ];
 
     /// The number on the wire and in files.
@@ -242,7 +247,8 @@ impl Kind {
             | Self::EnrollmentRejected
             | Self::KeyPolling
             | Self::Agentless
-            | Self::DisconnectAlert => Stream::State,
+            | Self::DisconnectAlert
+            | Self::ControlResult => Stream::State,
             Self::RuleAlert => Stream::Alerts,
             Self::Osquery => Stream::Osquery,
             Self::Archive => Stream::Archives,
@@ -271,6 +277,7 @@ impl Kind {
             Self::Agentless => "agentless",
             Self::Osquery => "osquery",
             Self::DisconnectAlert => "alerts.agent_disconnected",
+            Self::ControlResult => "agent.control_result",
         }
     }
 }
@@ -294,6 +301,7 @@ impl Event {
             | Kind::KeyPolling
             | Kind::Archive
             | Kind::Agentless
+            | Kind::ControlResult
             | Kind::Osquery => Class::Alert,
             Kind::Keepalive | Kind::Health => Class::Keepalive,
         }

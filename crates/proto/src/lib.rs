@@ -15,6 +15,7 @@
 //! | [`local`] | what stock daemons say to each other on this machine: analysis datagrams, authd's JSON, active response |
 //! | [`bucket`] | rate limits, with time as a parameter |
 //! | [`event`] | what the manager tells the world: subjects and JSON bodies |
+//! | [`command`] | what the world may ask of the manager over NATS, and the replies |
 //! | [`ipc`] | our own frames between our own daemons |
 //! | [`shared`] | groups' files, merged into the one that agents get |
 //! | [`paths`] | where sockets and files lie below the home |
@@ -23,6 +24,7 @@
 
 pub mod agent;
 pub mod bucket;
+pub mod command;
 pub mod enrollment;
 pub mod event;
 pub mod ipc;

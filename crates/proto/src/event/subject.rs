@@ -55,6 +55,7 @@ pub fn of(event: &Event, prefix: &str, node: &str) -> String {
         Kind::Renamed => format!("{prefix}.agent.{}.renamed", token(key)),
         Kind::EnrollmentRejected => format!("{prefix}.manager.enrollment.{node}.rejected"),
         Kind::KeyPolling => format!("{prefix}.manager.keypoll.{node}.{}", token(key)),
+        Kind::ControlResult => format!("{prefix}.agent.{}.control_result", token(key)),
         Kind::Health => format!("{prefix}.manager.health.{node}"),
         Kind::SpoolGap => format!("{prefix}.manager.spool.{node}"),
         Kind::Audit => format!("{prefix}.manager.audit.{node}"),

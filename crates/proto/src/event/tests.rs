@@ -28,7 +28,7 @@ fn numbers_of_files_and_wire_lead_back_to_their_values() {
     for stream in Stream::ALL {
         assert_eq!(Stream::from_code(stream.code()), Some(stream));
     }
-    assert_eq!(Kind::from_code(18), None);
+    assert_eq!(Kind::from_code(19), None);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `<nats>`: publishing to a NATS server.
 
+mod control;
 mod walk;
 
 use std::{path::PathBuf, time::Duration};
@@ -7,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use muster_proto::paths;
 use serde::{Serialize, Serializer};
 
+pub use self::control::{Control, ControlKey, ControlRole};
 use crate::{limits, secret::Secret};
 
 /// The `<nats>` block. Paths are relative to the home unless absolute.
@@ -275,36 +277,4 @@ impl Default for Kv {
             bucket: limits::KV_BUCKET.to_owned(),
         }
     }
-}
-
-/// `<control enabled="..." destroy="..."/>`: requests over NATS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Control {
-    /// Whether requests are listened to at all.
-    pub enabled: bool,
-    /// Whether requests may remove agents or change keys.
-    pub destroy: bool,
-}
-
-/// `<control_key id="..." roles="...">U...</control_key>`: somebody who may send requests.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ControlKey {
-    /// A name for the audit trail.
-    pub id: String,
-    /// What the key may do.
-    pub roles: Vec<ControlRole>,
-    /// The public nkey.
-    pub key: String,
-}
-
-/// What a control key may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ControlRole {
-    /// Ask.
-    Read,
-    /// Order restarts, reloads, active responses.
-    Act,
-    /// Remove agents, change keys.
-    Destroy,
 }

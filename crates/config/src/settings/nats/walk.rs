@@ -1,8 +1,7 @@
 //! Which options `<nats>` has, and which of them go together.
 
 use super::{
-    Control, ControlKey, ControlRole, Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Publish, PublishMode,
-    Recipient, Spool, SpoolFsync,
+    Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Publish, PublishMode, Recipient, Spool, SpoolFsync,
 };
 use crate::{
     kind::{Reading, Special, bytes, maybe, number, path, secret, span, text, word, words, yes_no},
@@ -113,12 +112,7 @@ impl Nats {
         if !self.encrypt_messages && !self.recipients.is_empty() {
             walk.warning("recipient", "nothing is sealed, since <encrypt_messages> is no");
         }
-        if self.control.destroy && !self.control.enabled {
-            walk.warning("control", "destroy has no effect, since control is not enabled");
-        }
-        if self.control.enabled && self.control_keys.is_empty() {
-            walk.warning("control", "nobody may send requests, since there is no <control_key>");
-        }
+        self.check_control(walk);
     }
 }
 
@@ -250,7 +244,7 @@ fn keepalive_events() -> Special<KeepaliveEvents> {
 }
 
 /// A name that stands in headers between separators, and in bucket names.
-fn name() -> Special<String> {
+pub(super) fn name() -> Special<String> {
     Special {
         accepts: "a name of 1 to 64 letters, digits, '-' and '_'",
         read: |text| {
@@ -264,7 +258,7 @@ fn name() -> Special<String> {
 }
 
 /// The shape of a public key: its letter and 55 characters of base32. The check sum is left to who uses it.
-fn public_key(text: &str, letter: char) -> Option<String> {
+pub(super) fn public_key(text: &str, letter: char) -> Option<String> {
     let is_base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
     (text.len() == 56 && text.starts_with(letter) && text.bytes().all(is_base32)).then(|| text.to_owned())
 }
@@ -361,30 +355,5 @@ impl Block for Spool {
 impl Block for Kv {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
         walk.attribute(Origin::Own, Need::Optional, "bucket", name(), &mut self.bucket);
-    }
-}
-
-impl Block for Control {
-    fn walk<W: Walk>(&mut self, walk: &mut W) {
-        walk.attribute(Origin::Own, Need::Optional, "enabled", yes_no(), &mut self.enabled);
-        walk.attribute(Origin::Own, Need::Optional, "destroy", yes_no(), &mut self.destroy);
-    }
-}
-
-impl Block for ControlKey {
-    fn walk<W: Walk>(&mut self, walk: &mut W) {
-        walk.attribute(Origin::Own, Need::Required, "id", name(), &mut self.id);
-        let roles = words(&[
-            ("read", ControlRole::Read),
-            ("act", ControlRole::Act),
-            ("destroy", ControlRole::Destroy),
-        ]);
-        walk.attribute(Origin::Own, Need::Required, "roles", roles, &mut self.roles);
-        let key = Special {
-            accepts: "a public nkey of a user: 56 characters that begin with U",
-            read: |text| public_key(text, 'U').into(),
-            write: |key: &String| Some(key.clone()),
-        };
-        walk.text(key, &mut self.key);
     }
 }
