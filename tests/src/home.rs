@@ -3,29 +3,21 @@
 use std::{
     env,
     ffi::OsStr,
-    fs::{self, File},
+    fs,
     io::{BufRead, BufReader},
-    net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-        mpsc::sync_channel,
-    },
+    sync::{Arc, mpsc::sync_channel},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use muster_test_ports::Port;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{daemon::Daemon, enroll, wait};
-
-/// Ports are taken from here: below those that the system gives to outgoing connections.
-const FIRST_PORT: u16 = 20_000;
-const LAST_PORT: u16 = 32_000;
 
 /// Lines of a follower that nobody has looked at yet; beyond them it waits.
 const MAX_LINES: usize = 1024;
@@ -34,39 +26,6 @@ const MAX_LINES: usize = 1024;
 pub const QUICK_KEEPALIVE: &str = "<manager_keepalive>\
     <enabled>yes</enabled><interval>1</interval><timeout>3</timeout><max_missed>3</max_missed>\
     <retry_interval>1</retry_interval></manager_keepalive>";
-
-/// A port that nobody else has while this value lives.
-pub struct Port {
-    /// Its number.
-    pub number: u16,
-    _reserved: File,
-}
-
-impl Port {
-    /// Finds a port that is free for TCP and UDP, and keeps other tests off it.
-    pub fn free() -> Result<Self> {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let folder = env::temp_dir().join("muster-tests-ports");
-        fs::create_dir_all(&folder)?;
-        let span = LAST_PORT - FIRST_PORT;
-        let begin = u16::try_from(std::process::id() % u32::from(span))?;
-        for _ in 0..span {
-            let step = NEXT.fetch_add(1, Ordering::Relaxed);
-            let number = FIRST_PORT + (begin.wrapping_add(step)) % span;
-            let reserved = File::create(folder.join(number.to_string()))?;
-            if reserved.try_lock().is_ok()
-                && TcpListener::bind(("127.0.0.1", number)).is_ok()
-                && UdpSocket::bind(("127.0.0.1", number)).is_ok()
-            {
-                return Ok(Self {
-                    number,
-                    _reserved: reserved,
-                });
-            }
-        }
-        bail!("no free port from {FIRST_PORT} to {LAST_PORT}")
-    }
-}
 
 /// A home and what belongs to it.
 pub struct Home {
@@ -342,11 +301,5 @@ mod tests {
         let twice = with_element(&once, "remote", "<protocol>tcp</protocol>").unwrap();
         assert!(twice.contains("<protocol>tcp</protocol>") && !twice.contains("udp"));
         assert!(with_element(text, "auth", "<port>1</port>").is_err());
-    }
-
-    #[test]
-    fn ports_are_given_once() {
-        let (one, two) = (Port::free().unwrap(), Port::free().unwrap());
-        assert_ne!(one.number, two.number);
     }
 }

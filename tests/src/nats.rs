@@ -13,12 +13,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{self, stream};
 use futures_util::StreamExt as _;
+use muster_test_ports::Port;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     daemon::tied,
-    home::Port,
     wait::{self, SOON},
 };
 

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use muster_test_ports::Port;
 use muster_tests::{
     agent::{Agent, Carrier, Family, Key},
     analysis::Analysis,
     enroll::{self, Tls},
-    home::{Home, Port},
+    home::Home,
     wait::SOON,
 };
 

@@ -7,9 +7,10 @@ use std::{
 };
 
 use anyhow::Result;
+use muster_test_ports::Port;
 use muster_tests::{
     analysis::Analysis,
-    home::{Home, Port},
+    home::Home,
     wait::{self, SOON},
 };
 

@@ -8,7 +8,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -20,6 +19,7 @@ use muster_proto::{
     paths,
 };
 use muster_service::client::Client;
+use muster_test_ports::Port;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -31,19 +31,16 @@ const KEEPALIVE: &str = "<manager_keepalive><interval>60</interval><timeout>180<
 struct Home {
     directory: tempfile::TempDir,
     port: u16,
+    _reserved: Port,
 }
 
 impl Home {
     fn new(remote: &str) -> Self {
-        // One that nobody has now; the system gives it to nobody else soon.
-        let port = TcpListener::bind(("127.0.0.1", 0))
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let reserved = Port::free().unwrap();
         let home = Self {
             directory: tempfile::tempdir().unwrap(),
-            port,
+            port: reserved.number,
+            _reserved: reserved,
         };
         fs::create_dir_all(home.path("etc")).unwrap();
         home.configure(remote);

@@ -31,8 +31,8 @@ impl Fleet {
         let aes = agents - blowfish - ossec3 - ossec4;
         let mix = format!("wazuh-aes-tcp={aes},wazuh-blowfish-udp={blowfish},ossec3={ossec3},ossec4={ossec4}");
         let mut process = Command::new(binaries.join("muster-swarm"))
-            .args(["--enroll", &format!("127.0.0.1:{}", manager.enroll_port)])
-            .args(["--connect", &format!("127.0.0.1:{}", manager.port)])
+            .args(["--enroll", &format!("127.0.0.1:{}", manager.enroll_port.number)])
+            .args(["--connect", &format!("127.0.0.1:{}", manager.port.number)])
             .args(["--agents", &agents.to_string(), "--mix", &mix])
             .args(["--notify-time", "1", "--output", "json"])
             .arg("--password-file")

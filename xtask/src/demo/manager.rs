@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
@@ -11,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use muster_test_ports::Port;
 use serde_json::Value;
 
 use crate::{nats, shell};
@@ -31,8 +31,8 @@ const MAX_PENDING_EVENTS: usize = 4096;
 pub(super) struct Manager {
     control: PathBuf,
     home: PathBuf,
-    pub(super) port: u16,
-    pub(super) enroll_port: u16,
+    pub(super) port: Port,
+    pub(super) enroll_port: Port,
 }
 
 /// One agent of `muster-control agent list`.
@@ -57,15 +57,15 @@ impl Manager {
         let manager = Self {
             control: binaries.join("muster-control"),
             home: home.to_owned(),
-            port: free_port()?,
-            enroll_port: free_port()?,
+            port: Port::free()?,
+            enroll_port: Port::free()?,
         };
         let mut init = manager.control(&["init", "--bind", "127.0.0.1"]);
         init.args([
             "--port",
-            &manager.port.to_string(),
+            &manager.port.number.to_string(),
             "--enroll-port",
-            &manager.enroll_port.to_string(),
+            &manager.enroll_port.number.to_string(),
         ]);
         if let Some(server) = nats {
             init.args(["--nats", &server.url()]);
@@ -184,16 +184,4 @@ impl Drop for Manager {
             eprintln!("stopping the manager: {error:#}");
         }
     }
-}
-
-/// A port that is free now for both TCP and UDP.
-fn free_port() -> Result<u16> {
-    for _ in 0..100 {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let port = listener.local_addr()?.port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    anyhow::bail!("no port of 127.0.0.1 is free for both TCP and UDP")
 }

@@ -2,7 +2,6 @@
 
 use std::{
     env, fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -10,6 +9,7 @@ use std::{
 
 use async_nats::{Client, ConnectOptions, jetstream};
 use muster_natsd::verify::Message;
+use muster_test_ports::Port;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -24,6 +24,7 @@ pub(crate) struct Server {
     program: PathBuf,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) port: u16,
+    _reserved: Port,
     child: Option<Child>,
 }
 
@@ -41,13 +42,15 @@ impl Server {
     /// With a configuration of its own, from its store and its port.
     pub(crate) fn with_config(config: impl FnOnce(&Path, u16) -> String) -> Self {
         let directory = tempfile::tempdir().expect("directory");
-        let port = free_port();
+        let reserved = Port::free().expect("a port");
+        let port = reserved.number;
         let text = config(&directory.path().join("store"), port);
         fs::write(directory.path().join("server.conf"), text).expect("writes");
         let mut server = Self {
             program: program(),
             directory,
             port,
+            _reserved: reserved,
             child: None,
         };
         server.restart();
@@ -137,11 +140,6 @@ impl Drop for Server {
         }
         self.kill();
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-    listener.local_addr().expect("bound").port()
 }
 
 fn program() -> PathBuf {

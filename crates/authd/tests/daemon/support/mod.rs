@@ -5,7 +5,7 @@ mod fake_remoted;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,6 +15,7 @@ use std::{
 
 use muster_proto::ipc::control::{DaemonStatus, Request, Response};
 use muster_service::client::Client;
+use muster_test_ports::Port;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
@@ -31,14 +32,17 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Home {
     directory: tempfile::TempDir,
     pub(crate) port: u16,
+    _reserved: Port,
 }
 
 impl Home {
     /// `auth` stands in the `<auth>` block behind port and address.
     pub(crate) fn new(auth: &str) -> Self {
         let directory = tempfile::tempdir().expect("directory");
+        let reserved = Port::free().expect("a port");
         let home = Self {
-            port: free_port(),
+            port: reserved.number,
+            _reserved: reserved,
             directory,
         };
         for group in ["g1", "g2"] {
@@ -315,13 +319,6 @@ fn summary(blob: &[u8]) -> String {
         "" => format!("rejected {} {}", value("reason"), value("agent_name")),
         action => format!("{action} {} {}", value("agent_id"), value("agent_name")),
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-        .port()
 }
 
 /// Agents verify the manager only when told to, and these are not.
