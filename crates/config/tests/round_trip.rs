@@ -279,7 +279,12 @@ fn nats() -> impl Strategy<Value = Nats> {
         select(vec![SpoolFsync::Batch, SpoolFsync::Each, SpoolFsync::Never]),
     );
     let others = (
-        select(vec![EventFormat::Native, EventFormat::Cloudevents, EventFormat::Ocsf]),
+        select(vec![
+            EventFormat::Native,
+            EventFormat::Cloudevents,
+            EventFormat::CloudeventsStructured,
+            EventFormat::Ocsf,
+        ]),
         prop_oneof![
             Just(KeepaliveEvents::All),
             Just(KeepaliveEvents::Off),

@@ -16,12 +16,19 @@ mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_proto::event::{Kind, Stream, header, subject::token};
+use muster_proto::{
+    agent::AgentStatus,
+    event::{
+        Kind, Stream, header,
+        subject::{self, token},
+    },
+};
 use nkeys::XKey;
 use serde_json::Value;
 
 use self::window::Window;
 use crate::{
+    format,
     keys::{KeyRecord, KeyStatus},
     seal,
     signature::{Preamble, public_key, verifies},
@@ -205,6 +212,10 @@ impl Verifier {
             let said = message.header(header::SUBJECT).unwrap_or_default();
             return Err(("subject", format!("it says {said} and came under {}", message.subject)));
         }
+        if !subject::fits(id.kind, &message.subject) {
+            let kind = id.kind.type_name();
+            return Err(("subject", format!("{} is no subject of {kind}", message.subject)));
+        }
         passed.push("subject");
         let expected = format!("{}:{}:{}", id.node, id.epoch, id.seq);
         if message.header(header::MSG_ID) != Some(&expected) {
@@ -223,7 +234,7 @@ impl Verifier {
         let fate = chain.note(id.epoch, id.seq, id.prev).map_err(|why| ("sequence", why))?;
         passed.push("sequence");
         if fate == Fate::Accept {
-            self.learn(&id, kid.as_deref(), body.as_deref());
+            self.learn(message, &id, kid.as_deref(), body.as_deref());
         }
         Ok((fate, body))
     }
@@ -305,10 +316,11 @@ impl Verifier {
     }
 
     /// Keys and gaps that an accepted message tells of.
-    fn learn(&mut self, id: &Identity<'_>, kid: Option<&str>, body: Option<&[u8]>) {
+    fn learn(&mut self, message: &Message, id: &Identity<'_>, kid: Option<&str>, body: Option<&[u8]>) {
         let Some(body) = body.and_then(|body| serde_json::from_slice::<Value>(body).ok()) else {
             return;
         };
+        let body = format::native(message.header(header::CONTENT_TYPE), body);
         match id.kind {
             Kind::KeyAnnouncement if kid.is_some() => {
                 if let Ok(record) = serde_json::from_value::<KeyRecord>(body["key"].clone())
@@ -394,6 +406,11 @@ fn check_body(id: &Identity<'_>, message: &Message, body: &[u8]) -> Result<(), (
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         return bad("it is no JSON".to_owned());
     };
+    let content_type = message.header(header::CONTENT_TYPE);
+    if format::is_envelope(content_type, &value) && value["id"].as_str() != message.header(header::MSG_ID) {
+        return bad(format!("its id is {}", value["id"]));
+    }
+    let value = format::native(content_type, value);
     if let Some(sequence) = value["security"]["sequence"].as_u64()
         && sequence != id.seq
     {
@@ -418,6 +435,19 @@ fn check_body(id: &Identity<'_>, message: &Message, body: &[u8]) -> Result<(), (
             | Kind::KeyRotated
             | Kind::Renamed
     );
+    let status = |name: &str| {
+        u8::try_from(member[name].as_u64()?)
+            .ok()
+            .and_then(AgentStatus::from_code)
+    };
+    if let (Some(said), Some(from), Some(to)) = (
+        message.header(header::STATUS),
+        status("previous_status"),
+        status("current_status"),
+    ) && said != format!("{from}>{to}")
+    {
+        return bad(format!("{} is {said}", header::STATUS));
+    }
     if let Some(agent) = member["agent_id"].as_str()
         && of_agent
         && !message.subject.split('.').any(|part| part == token(agent))

@@ -84,6 +84,23 @@ impl Node {
         self.say(&change.into_event(NOW))
     }
 
+    fn gap(&mut self, seq: u64) -> Message {
+        let gap = SpoolGap {
+            class: "P1",
+            node: "mgr",
+            epoch: 1,
+            from_seq: seq,
+            to_seq: seq,
+            count: 1,
+            first_ts: 0,
+            last_ts: 0,
+            reason: "thinned",
+            stream: "MUSTER_STATE",
+            prev_last_seq: None,
+        };
+        self.say(&gap.into_event(NOW))
+    }
+
     fn verifier(&self) -> Verifier {
         Verifier::new(Policy {
             pinned: [self.kid.clone()].into(),
@@ -156,6 +173,16 @@ fn whatever_is_changed_is_refused() {
         header.1 = value.to_owned();
         assert_eq!(step(&verifier().check(&changed, NOW)), "identity", "{name}");
     }
+    for (name, value, refused) in [
+        (header::TYPE, "manager.health", "subject"),
+        (header::TYPE, "agent.connection", "subject"),
+        (header::STATUS, "disconnected>active", "body"),
+    ] {
+        let mut changed = message.clone();
+        let header = changed.headers.iter_mut().find(|(other, _)| other == name);
+        header.expect("is there").1 = value.to_owned();
+        assert_eq!(step(&verifier().check(&changed, NOW)), refused, "{name}: {value}");
+    }
     for name in message.headers.iter().map(|(name, _)| name) {
         let mut changed = message.clone();
         changed.headers.retain(|(other, _)| other != name);
@@ -163,6 +190,34 @@ fn whatever_is_changed_is_refused() {
         let not_needed = name == header::STATUS;
         assert_eq!(fate == Fate::Accept, not_needed, "{name}: {fate:?}");
     }
+}
+
+#[test]
+fn events_in_every_format_are_accepted_and_an_envelope_with_another_id_is_not() {
+    for format in [
+        EventFormat::Cloudevents,
+        EventFormat::CloudeventsStructured,
+        EventFormat::Ocsf,
+    ] {
+        let mut node = Node::new();
+        node.composer.format = format;
+        let mut verifier = node.verifier();
+        for message in [node.change(), node.gap(5), node.change()] {
+            assert_eq!(verifier.check(&message, NOW).fate, Fate::Accept, "{format:?}");
+        }
+        assert_eq!(verifier.declared["mgr"], [(Some(Stream::State), 5, 5)], "{format:?}");
+    }
+    let mut node = Node::new();
+    node.composer.format = EventFormat::CloudeventsStructured;
+    node.composer.keyring = None;
+    let mut message = node.change();
+    let text = String::from_utf8(message.body).expect("UTF-8");
+    message.body = text.replace("\"id\":\"mgr:1:1\"", "\"id\":\"mgr:1:2\"").into_bytes();
+    let mut lax = Verifier::new(Policy {
+        signed: false,
+        ..Policy::default()
+    });
+    assert_eq!(step(&lax.check(&message, NOW)), "body");
 }
 
 #[test]
@@ -191,20 +246,7 @@ fn hole_is_told_until_it_is_filled_or_declared() {
     assert_eq!(verifier.check(&messages[1], NOW).fate, Fate::Accept);
     assert_eq!(verifier.check(&messages[3], NOW).fate, Fate::Accept);
     assert_eq!(holes(&verifier), [(4, 5)]);
-    let gap = SpoolGap {
-        class: "P1",
-        node: "mgr",
-        epoch: 1,
-        from_seq: 5,
-        to_seq: 5,
-        count: 1,
-        first_ts: 0,
-        last_ts: 0,
-        reason: "thinned",
-        stream: "MUSTER_STATE",
-        prev_last_seq: None,
-    };
-    let gap = node.say(&gap.into_event(NOW));
+    let gap = node.gap(5);
     assert_eq!(verifier.check(&gap, NOW).fate, Fate::Accept);
     assert_eq!(holes(&verifier), []);
 }

@@ -45,6 +45,10 @@ pub const TRACE: &str = "traceparent";
 pub const CONTRACT: &str = "1";
 /// The content type of a body as it is made here.
 pub const JSON: &str = "application/json";
+/// The content type of a body that is a CloudEvent.
+pub const CLOUD_EVENT: &str = "application/cloudevents+json";
+/// The content type of a body in a class of OCSF.
+pub const OCSF: &str = "application/ocsf+json";
 
 /// The content type of a sealed body.
 pub const SEALED_TYPE: &str = "application/x-nats-xkv1";

@@ -68,6 +68,39 @@ pub fn of(event: &Event, prefix: &str, node: &str) -> String {
     }
 }
 
+/// Whether an event of this kind may be under this subject, whatever the prefix, the node and the key are. The kind is in a
+/// header that no signature covers; the subject is covered.
+pub fn fits(kind: Kind, subject: &str) -> bool {
+    let end: &[&str] = match kind {
+        Kind::Keepalive => &["manager", "keepalive", "*"],
+        Kind::StatusChange => &["agent", "*", "status_change"],
+        Kind::Connection => &["agent", "*", "connection"],
+        Kind::Enrolled => &["agent", "*", "enrolled"],
+        Kind::Removed => &["agent", "*", "removed"],
+        Kind::KeyRotated => &["agent", "*", "key_rotated"],
+        Kind::Renamed => &["agent", "*", "renamed"],
+        Kind::ControlResult => &["agent", "*", "control_result"],
+        Kind::EnrollmentRejected => &["manager", "enrollment", "*", "rejected"],
+        Kind::KeyPolling => &["manager", "keypoll", "*", "*"],
+        Kind::Health => &["manager", "health", "*"],
+        Kind::SpoolGap => &["manager", "spool", "*"],
+        Kind::Audit => &["manager", "audit", "*"],
+        Kind::KeyAnnouncement => &["manager", "keys", "*"],
+        Kind::RuleAlert => &["alerts", "rule", "*", "*"],
+        Kind::Archive => &["archives", "*"],
+        Kind::DisconnectAlert => &["alerts", "agent_disconnected"],
+        // Their keys are one token to three.
+        Kind::Agentless => return subject.split('.').any(|token| token == "agentless"),
+        Kind::Osquery => return subject.split('.').any(|token| token == "osquery"),
+    };
+    let tokens: Vec<&str> = subject.split('.').collect();
+    let Some(begin) = tokens.len().checked_sub(end.len()) else {
+        return false;
+    };
+    let mut pairs = tokens.iter().skip(begin).zip(end);
+    pairs.all(|(token, wanted)| *wanted == "*" || token == wanted)
+}
+
 /// The band of a rule level. NATS filters by subject only, so the band is part of it.
 fn band(level: u8) -> &'static str {
     match level {
@@ -166,6 +199,17 @@ mod tests {
     #[test]
     fn empty_name_is_still_a_token() {
         assert_eq!(token("").len(), 1 + MARK_DIGITS);
+    }
+
+    #[test]
+    fn every_kind_fits_its_own_subject_and_no_other() {
+        for kind in Kind::ALL {
+            let subject = of(&event(kind, "001", 8), "a.b", "n");
+            for other in Kind::ALL {
+                assert_eq!(fits(other, &subject), other == kind, "{other:?} under {subject}");
+            }
+        }
+        assert!(!fits(Kind::StatusChange, "status_change"));
     }
 
     proptest! {

@@ -237,8 +237,11 @@ pub enum SpoolFsync {
 pub enum EventFormat {
     /// Our own.
     Native,
-    /// CloudEvents 1.0.
+    /// Our own, with the headers of CloudEvents 1.0.
     Cloudevents,
+    /// Our own, in the envelope of CloudEvents 1.0. As text `cloudevents-structured`.
+    #[serde(rename = "cloudevents-structured")]
+    CloudeventsStructured,
     /// OCSF.
     Ocsf,
 }

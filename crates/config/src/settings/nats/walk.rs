@@ -51,6 +51,7 @@ impl Block for Nats {
         let formats = word(&[
             ("native", EventFormat::Native),
             ("cloudevents", EventFormat::Cloudevents),
+            ("cloudevents-structured", EventFormat::CloudeventsStructured),
             ("ocsf", EventFormat::Ocsf),
         ]);
         walk.own("format", formats, &mut self.format);
