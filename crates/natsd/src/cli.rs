@@ -2,14 +2,16 @@
 
 use std::{path::Path, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use muster_config::{Nats, Settings, SpoolFsync};
 use muster_proto::paths;
 use muster_service::{Common, FileAccess, Running, Startup, clock, ipc};
+use tokio::sync::mpsc;
 
 use crate::{
     audit::Audit,
+    command::{self, Commander, Doorkeeper},
     control::Control,
     intake,
     keeper::{Keeper, Parts},
@@ -20,7 +22,7 @@ use crate::{
     seal::Sealer,
     sequence::Sequencer,
     spool::{Limits, Spool},
-    status::{Counters, Link, Report},
+    status::{Counters, Hearing, Link, Report},
     verify,
 };
 
@@ -66,7 +68,6 @@ pub fn run() -> anyhow::Result<ExitCode> {
         None => {}
     }
     let mut startup = Startup::begin("natsd", &cli.common)?;
-    refuse_what_is_not_there(&startup.settings.nats)?;
     let control = startup.control_socket()?;
     let events = startup.stream_socket("events", paths::EVENTS_SOCKET)?;
     let spool = startup.settings.nats.spool.dir.clone();
@@ -74,20 +75,6 @@ pub fn run() -> anyhow::Result<ExitCode> {
     make_signing_key(&startup)?;
     startup.drop_privileges(file_access(&startup.settings.nats))?;
     startup.run(async move |running| start(running, control, events).await)
-}
-
-/// An option of trust that this build does not have must not be passed over in silence.
-fn refuse_what_is_not_there(nats: &Nats) -> anyhow::Result<()> {
-    if !nats.enabled {
-        return Ok(());
-    }
-    let asked = [(nats.control.enabled, "<control enabled=\"yes\"/>")];
-    match asked.iter().find(|(asked, _)| *asked) {
-        Some((_, option)) => {
-            bail!("etc/ossec.conf: {option} in <nats> is not available in this release; remove it to start")
-        }
-        None => Ok(()),
-    }
 }
 
 /// The first start makes a signing key; it must be readable for the user that the daemon becomes.
@@ -179,7 +166,18 @@ async fn start(
     } else {
         Link::Off
     };
-    let report = Arc::new(Report::new(link));
+    let hears = nats.enabled && nats.control.enabled;
+    let hearing = if hears {
+        Hearing::Down("not yet connected".to_owned())
+    } else {
+        Hearing::Off
+    };
+    let report = Arc::new(Report::new(link, hearing));
+    let doorkeeper = if hears {
+        Some(Doorkeeper::new(nats, &node).context("etc/ossec.conf")?)
+    } else {
+        None
+    };
     let (keeper, shared, batches) = Keeper::new(Parts {
         spool,
         recovered,
@@ -201,6 +199,7 @@ async fn start(
         counters: Arc::clone(&counters),
         keeper: batches.downgrade(),
         settings: nats.clone(),
+        doorkeeper: doorkeeper.clone(),
         node: node.clone(),
         epoch,
         trust,
@@ -234,6 +233,35 @@ async fn start(
             .ok()
             .context("the spool's thread broke off")
     });
+
+    if let Some(gate) = doorkeeper {
+        let (tickets, ordered) = mpsc::channel(command::MAX_TICKETS);
+        let commander = Commander {
+            nats: nats.clone(),
+            node: node.clone(),
+            epoch,
+            gate,
+            shared: Arc::clone(&shared),
+            report: Arc::clone(&report),
+            counters: Arc::clone(&counters),
+            tickets,
+        };
+        let watched = command::watch(ordered, Arc::clone(&shared), node.clone(), running.stopping());
+        running.spawn("tickets", async move {
+            watched.await;
+            Ok(())
+        });
+        let thread = commander
+            .start(running.stopping())
+            .context("starting the commander's thread")?;
+        running.spawn("commander", async move {
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+            ended
+                .ok()
+                .context("the commander broke off")?
+                .context("hearing requests")
+        });
+    }
 
     if nats.enabled {
         let publisher = Publisher {

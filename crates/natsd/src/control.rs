@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use muster_config::Nats;
 use muster_proto::ipc::control::{DaemonStatus, QueueStatus, Request, Response};
 use muster_service::{
     Reloader, clock,
     control::{Answer, Handler, StatusSource},
     ipc::Peer,
 };
+use serde_json::json;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 use crate::{
+    command::Doorkeeper,
     keeper::{Errand, MAX_WAITING_BATCHES, Shared, published},
     probe::Probe,
-    status::{Counters, Link, Report},
+    status::{Counters, Hearing, Link, Report},
 };
 
 /// The largest look back.
@@ -30,7 +33,9 @@ pub(crate) struct Control {
     pub(crate) counters: Arc<Counters>,
     /// Batches that wait for the spool.
     pub(crate) keeper: mpsc::WeakSender<crate::keeper::Batch>,
-    pub(crate) settings: muster_config::Nats,
+    pub(crate) settings: Nats,
+    /// Who decides on requests over NATS, if they are heard.
+    pub(crate) doorkeeper: Option<Doorkeeper>,
     pub(crate) node: String,
     pub(crate) epoch: u64,
     /// How events are protected, in words.
@@ -76,6 +81,12 @@ impl Handler for Control {
             Link::Up => "connected".to_owned(),
             Link::Down(_) => "disconnected".to_owned(),
         };
+        let control = match &facts.hearing {
+            Hearing::Off => "off",
+            Hearing::Up => "listening",
+            Hearing::Down(_) => "not listening",
+        }
+        .to_owned();
         let age = if depth.oldest_ms == 0 {
             0
         } else {
@@ -93,6 +104,7 @@ impl Handler for Control {
             ("node", self.node.clone()),
             ("epoch", self.epoch.to_string()),
             ("trust", self.trust.clone()),
+            ("control", control),
         ];
         status.facts = facts
             .into_iter()
@@ -103,10 +115,19 @@ impl Handler for Control {
 
     async fn reload(&self) -> Result<String, String> {
         let settings = self.reloader.load()?;
-        if settings.nats == self.settings {
+        let rights = self.reload_rights(&settings.nats)?;
+        let same = Nats {
+            control: self.settings.control.clone(),
+            control_keys: self.settings.control_keys.clone(),
+            ..settings.nats.clone()
+        };
+        if same == self.settings && settings.nats.control.enabled == self.settings.control.enabled {
             let (sender, receiver) = tokio::sync::oneshot::channel();
             self.shared.send(Errand::Keys(sender));
-            receiver.await.unwrap_or_else(|_| Ok("nothing has changed".to_owned()))
+            let keys = receiver
+                .await
+                .unwrap_or_else(|_| Ok("nothing has changed".to_owned()))?;
+            Ok(rights.map_or(keys.clone(), |rights| format!("{keys}; {rights}")))
         } else {
             Ok("<nats> has changed; restart natsd to use it".to_owned())
         }
@@ -122,6 +143,23 @@ impl Handler for Control {
 }
 
 impl Control {
+    /// Who may send requests, and which: in force at once.
+    fn reload_rights(&self, nats: &Nats) -> Result<Option<String>, String> {
+        let Some(doorkeeper) = self.doorkeeper.as_ref().filter(|_| nats.control.enabled) else {
+            return Ok(None);
+        };
+        doorkeeper.configure(nats).map_err(|error| error.to_string())?;
+        let keys: Vec<_> = nats
+            .control_keys
+            .iter()
+            .map(|key| json!({"id": key.id, "kid": key.key, "roles": key.roles}))
+            .collect();
+        let count = keys.len();
+        self.shared
+            .note("control_keys", json!({"keys": keys, "destroy": nats.control.destroy}));
+        Ok(Some(format!("{count} control keys in force")))
+    }
+
     fn degraded(&self) -> Vec<String> {
         let trouble = self.shared.trouble();
         let mut degraded: Vec<_> = trouble

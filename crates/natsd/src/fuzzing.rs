@@ -1,5 +1,8 @@
-//! For the fuzzer: what a spool's segment holds, whatever the disk has made of it.
+//! For the fuzzer: what a spool's segment holds, whatever the disk has made of it; and requests over NATS.
 
+mod command;
+
+pub use self::command::command;
 use crate::spool::{
     boundary_bytes,
     record::Record,

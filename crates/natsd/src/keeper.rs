@@ -12,6 +12,7 @@ use std::{
 };
 
 use muster_proto::{
+    command::Unsigned,
     event::{
         Event, Kind, Stream,
         body::{Health, SpoolGap, manager_event, wrapped},
@@ -87,6 +88,10 @@ pub(crate) struct Shared {
 pub(crate) enum Errand {
     /// An act for the audit trail.
     Note(&'static str, Value),
+    /// The same, and say whether it stands there.
+    Audit(&'static str, Value, oneshot::Sender<bool>),
+    /// The headers of a reply, if there is a key to sign with.
+    Sign(Unsigned, oneshot::Sender<Option<Vec<(&'static str, String)>>>),
     /// An event of our own.
     Event(Event),
     /// Tell how the manager is now, and not when it is time.
@@ -276,7 +281,14 @@ impl Keeper {
         let errands = std::mem::take(&mut *self.shared.errands.lock().unwrap_or_else(PoisonError::into_inner));
         for errand in errands {
             match errand {
-                Errand::Note(act, detail) => self.audit_act(act, &detail),
+                // Whoever asked may be gone, here and below.
+                Errand::Audit(act, detail, answer) => drop(answer.send(self.audit_act(act, &detail))),
+                Errand::Sign(unsigned, answer) => {
+                    let keyring = self.composer.keyring.as_ref();
+                    let signed = keyring.map(|ring| unsigned.sign(ring.key_id(), |bytes| ring.sign(bytes)));
+                    drop(answer.send(signed));
+                }
+                Errand::Note(act, detail) => drop(self.audit_act(act, &detail)),
                 Errand::Event(event) => self.own.push(event),
                 Errand::Health => {
                     let now = clock::unix_ms();
@@ -379,17 +391,21 @@ impl Keeper {
         health.into_event(now)
     }
 
-    /// A line of the audit trail, and its event.
-    fn audit_act(&mut self, act: &'static str, detail: &Value) {
-        let Some(audit) = &mut self.audit else { return };
+    /// A line of the audit trail, and its event. Whether it was written.
+    fn audit_act(&mut self, act: &'static str, detail: &Value) -> bool {
+        let Some(audit) = &mut self.audit else { return false };
         let now = clock::unix_ms();
         match audit.write(act, detail, now) {
             Ok(line) => {
                 let line: Value = serde_json::from_slice(&line).unwrap_or_default();
                 self.own
                     .push(manager_event(Kind::Audit, "", now, 0, wrapped("audit", &line)));
+                true
             }
-            Err(error) => tracing::error!(%error, act, "cannot write to the audit trail"),
+            Err(error) => {
+                tracing::error!(%error, act, "cannot write to the audit trail");
+                false
+            }
         }
     }
 

@@ -9,7 +9,8 @@
 //! away slow anybody but itself. Without a `<nats>` block it takes and keeps events all the same, for those who follow
 //! them: the oldest go when the spool has reached its size.
 //!
-//! Read first: `spool`, then `keeper`, then `publish`. For consumers of events: [`verify`] and [`signature`].
+//! Read first: `spool`, then `keeper`, then `publish`; requests the other way are `command`'s. For consumers of events:
+//! [`verify`] and [`signature`].
 
 #![allow(
     unreachable_pub,
@@ -18,6 +19,7 @@
 
 pub mod audit;
 mod cli;
+mod command;
 mod control;
 mod format;
 #[cfg(any(test, feature = "__fuzzing"))]

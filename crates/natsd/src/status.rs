@@ -30,6 +30,12 @@ muster_service::counters! {
         nats_errors_total,
         /// Followers that were left because they read too slowly.
         followers_dropped_total,
+        /// Requests that came over NATS.
+        control_requests_total,
+        /// Those of them that were refused.
+        control_refused_total,
+        /// Those that were passed over without an answer, since there were too many.
+        control_dropped_total,
     }
 }
 
@@ -42,6 +48,27 @@ pub(crate) enum Link {
     Down(String),
     /// Connected.
     Up,
+}
+
+/// Whether requests over NATS are heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Hearing {
+    /// Switched off.
+    Off,
+    /// Not now, and why.
+    Down(String),
+    /// Yes.
+    Up,
+}
+
+impl Hearing {
+    /// Why not.
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            Self::Down(why) => why,
+            Self::Off | Self::Up => "",
+        }
+    }
 }
 
 /// The publisher's report to the status.
@@ -67,10 +94,14 @@ pub(crate) struct Facts {
     pub(crate) last_error: Option<String>,
     /// The last round trip of an acknowledgement, in microseconds.
     pub(crate) round_trip_us: u64,
+    /// Whether requests over NATS are heard.
+    pub(crate) hearing: Hearing,
+    /// A stream that takes requests, and so answers them in our place.
+    pub(crate) captured: Option<String>,
 }
 
 impl Report {
-    pub(crate) fn new(link: Link) -> Self {
+    pub(crate) fn new(link: Link, hearing: Hearing) -> Self {
         let facts = Facts {
             link,
             server: String::new(),
@@ -80,6 +111,8 @@ impl Report {
             stuck: BTreeMap::new(),
             last_error: None,
             round_trip_us: 0,
+            hearing,
+            captured: None,
         };
         Self {
             inner: Mutex::new(facts),
@@ -99,6 +132,14 @@ impl Report {
         if facts.link == Link::Up {
             for (stream, why) in &facts.stuck {
                 degraded.push(format!("events of {stream} wait: {why}"));
+            }
+            if let Hearing::Down(why) = &facts.hearing {
+                degraded.push(format!("requests over NATS are not heard: {why}"));
+            }
+            if let Some(stream) = &facts.captured {
+                degraded.push(format!(
+                    "the stream {stream} takes requests over NATS and answers them in our place; take <prefix>.control out of it"
+                ));
             }
             for stream in &facts.without_stream {
                 degraded.push(format!(
