@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::{
         ffi::OsStrExt,
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixDatagram, UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -163,11 +163,21 @@ fn bind<T>(path: &Path, permissions: Permissions, bind: impl FnOnce() -> io::Res
     let bound = bind();
     umask(before);
     let socket = bound.map_err(|source| failed(&name, source))?;
-    chown(path, permissions.user, permissions.group)
-        .map_err(io::Error::from)
+    give(path, permissions)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(permissions.mode)))
         .map_err(|source| SocketError::Permissions { name, source })?;
     Ok(socket)
+}
+
+/// Changes the owner only where it is another one: a service manager may forbid the call altogether.
+fn give(path: &Path, to: Permissions) -> io::Result<()> {
+    let now = fs::symlink_metadata(path)?;
+    let user = to.user.filter(|user| user.as_raw() != now.uid());
+    let group = to.group.filter(|group| group.as_raw() != now.gid());
+    if user.is_some() || group.is_some() {
+        chown(path, user, group)?;
+    }
+    Ok(())
 }
 
 /// Removes a socket that nobody listens on any more, and nothing else.
