@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod install;
 mod manual;
 mod nats;
 mod shell;
@@ -42,6 +43,8 @@ enum Task {
     Man(manual::Man),
     /// make completions for bash, zsh and fish below target/completions
     Completions,
+    /// build a release and install it, with units, man pages and completions
+    Install(install::Install),
     /// fetch the servers that the tests need from Debian's packages, below target/, without starting them
     Tools,
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Man(man) => man.run(),
         Task::Completions => manual::completions(),
+        Task::Install(install) => install.run(),
         Task::Tools => tools::fetch_missing().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
