@@ -27,6 +27,8 @@ pub struct KeyTable {
     by_host: HashMap<IpAddr, Arc<AgentSlot>>,
     /// Keyed at random, so that what is kept of a line tells nothing of its key.
     fingerprints: RandomState,
+    /// How many snapshots there were before.
+    reloads: u64,
 }
 
 struct Line {
@@ -61,6 +63,7 @@ impl KeyTable {
             by_id: HashMap::with_capacity(file.entries.len()),
             by_host: HashMap::new(),
             fingerprints: self.fingerprints.clone(),
+            reloads: self.reloads + 1,
         };
         let mut changes = Changes::default();
         for entry in &file.entries {
@@ -97,6 +100,11 @@ impl KeyTable {
             .collect();
         changes.retired.extend(changes.removed.iter().cloned());
         (next, changes)
+    }
+
+    /// How often the file was read again: the first time does not count.
+    pub fn reloads(&self) -> u64 {
+        self.reloads.saturating_sub(1)
     }
 
     /// The agent with exactly this id.
@@ -157,6 +165,7 @@ mod tests {
         assert_eq!(ids(&changes.added), ["004"]);
         assert_eq!(ids(&changes.changed), ["002"]);
         assert_eq!(ids(&changes.removed), ["003"]);
+        assert_eq!((first.reloads(), second.reloads()), (0, 1));
     }
 
     #[test]

@@ -14,6 +14,9 @@ fn main() -> ExitCode {
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut startup = Startup::begin("remoted", &cli.common)?;
     startup.settings.internal.remoted.merge_shared &= !cli.no_merging;
+    // Whoever asks for our configuration is told how much we say in fact.
+    let debug = &mut startup.settings.internal.debug.remoted;
+    *debug = (*debug).max(cli.common.debug);
     let local = LocalSockets::bind(&mut startup)?;
     let ports = Ports::bind(&startup.settings, cli.workers())?;
     daemon::own_files(&startup)?;

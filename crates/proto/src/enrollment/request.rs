@@ -54,7 +54,7 @@ pub enum AddressWish {
 pub struct GivenAddress {
     /// The address.
     pub address: RegisteredAddress,
-    /// The text for the answer: without `!`, IPv6 expanded, prefix or netmask as given.
+    /// The text for the answer: without `!`, IPv6 expanded, prefix or netmask as given. It reads as the same address.
     pub answer: String,
 }
 
@@ -63,7 +63,15 @@ impl GivenAddress {
     pub fn parse(text: &str) -> Option<Self> {
         let address = RegisteredAddress::parse(text).ok()?;
         let answer = match text.split_once('/') {
-            Some((_, mask)) => format!("{}/{mask}", address.host_text()),
+            Some((_, mask)) => {
+                let answer = format!("{}/{mask}", address.host_text());
+                // The mask of an IPv4-mapped address counts bits of IPv6, the host is written as IPv4.
+                if RegisteredAddress::parse(&answer).as_ref() == Ok(&address) {
+                    answer
+                } else {
+                    address.text().to_owned()
+                }
+            }
             None => address.host_text().to_owned(),
         };
         Some(Self { address, answer })

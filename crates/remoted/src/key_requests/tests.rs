@@ -62,13 +62,20 @@ fn nothing_is_kept_while_nobody_listens() {
 #[test]
 fn an_id_that_no_agent_can_have_is_not_asked_for() {
     let queue = heard(&settings(10, 100));
-    for id in ["", "0", "abc", "1;2", "123456789", "-1"] {
+    for id in ["0", "abc", "1;2", "123456789", "-1"] {
         queue.ask(KeyRequest::Id(id), &tcp("10.0.0.1"));
     }
     assert_eq!(
         (waiting(&queue), queue.counters().key_requests_invalid_total.value()),
-        (0, 6)
+        (0, 5)
     );
+}
+
+#[test]
+fn an_empty_id_is_asked_for_as_stock_does() {
+    let queue = heard(&settings(100, 100));
+    queue.ask(KeyRequest::Id(""), &tcp("192.0.2.1"));
+    assert_eq!(queue.first().as_deref(), Some("id:"));
 }
 
 #[test]

@@ -84,6 +84,7 @@ impl Figures {
         let mut stats = Stats {
             started: self.started,
             now: unix_s(),
+            keys_reloads: table.reloads(),
             queue_size: self
                 .settings
                 .secure_remotes()

@@ -87,6 +87,8 @@ fn source_address_is_asked_for_by_anything_that_begins_with_src() {
 #[test]
 fn addresses_are_answered_as_they_were_given() {
     for (given, answer) in [
+        ("::ffff:102:304/120", "1.2.3.4/24"),
+        ("::ffff:1.2.3.4/24", "1.2.3.4/24"),
         ("10.3.0.0/255.255.0.0", "10.3.0.0/255.255.0.0"),
         ("10.6.6.6/32", "10.6.6.6/32"),
         ("!10.0.0.7", "10.0.0.7"),
@@ -94,7 +96,9 @@ fn addresses_are_answered_as_they_were_given() {
         ("::ffff:10.0.0.7", "10.0.0.7"),
         ("any", "any"),
     ] {
-        assert_eq!(GivenAddress::parse(given).expect(given).answer, answer);
+        let given = GivenAddress::parse(given).expect(given);
+        assert_eq!(given.answer, answer);
+        assert_eq!(RegisteredAddress::parse(answer).as_ref(), Ok(&given.address));
     }
 }
 
