@@ -24,6 +24,7 @@ mod start;
 mod status;
 mod stop;
 mod supervise;
+mod unit;
 
 use std::process::ExitCode;
 

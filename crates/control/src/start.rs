@@ -11,6 +11,7 @@ use crate::{
     daemons::{self, Daemon},
     output::say,
     spawn::{self, Outcome},
+    unit::Unit,
 };
 
 pub(crate) async fn start(context: &Context, chosen: &cli::Daemons) -> anyhow::Result<u8> {
@@ -38,6 +39,14 @@ async fn start_one(context: &Context, daemon: &Daemon) -> anyhow::Result<u8> {
             say(format!("{name}: is running already"));
             return Ok(DONE);
         }
+    }
+    if let Some(unit) = Unit::of(name, &context.home) {
+        let started = unit.tell("start")?;
+        match started {
+            true => say(format!("{name}: started by systemd")),
+            false => say(format!("{name}: did not start\n  the whole log: {}", unit.log())),
+        }
+        return Ok(if started { DONE } else { FAILED });
     }
     let (outcome, mut log) = spawn::detached(context, daemon).await?;
     let code = match outcome {

@@ -20,6 +20,7 @@ use crate::{
     context::Context,
     daemons::{self, Daemon},
     output::say,
+    unit::Unit,
 };
 
 /// How long a daemon may take to end in good order.
@@ -48,6 +49,12 @@ async fn stop_one(context: &Context, daemon: &Daemon) -> anyhow::Result<bool> {
         say(format!("{name}: is not running"));
         return Ok(true);
     };
+    if let Some(unit) = Unit::of(name, &context.home).filter(|unit| unit.main_pid() == Some(number)) {
+        let stopped = unit.tell("stop")?;
+        let outcome = if stopped { "stopped by systemd" } else { "did not stop" };
+        say(format!("{name}: {outcome}"));
+        return Ok(stopped);
+    }
     let pid = Pid::from_raw(i32::try_from(number).context("a pid out of range")?);
     signal(pid, Signal::SIGTERM, name)?;
     if ended(number, STOP_DEADLINE).await {
