@@ -16,6 +16,7 @@ mod events;
 mod group;
 mod init;
 mod keypoll;
+pub mod maintenance;
 pub mod nats;
 mod output;
 mod reload;
@@ -96,6 +97,7 @@ async fn carry_out(cli: Cli) -> anyhow::Result<u8> {
         Command::Keypoll(KeypollCommand::Status) => keypoll::status(&context).await,
         Command::Keypoll(KeypollCommand::Try(arguments)) => keypoll::try_look_up(&context, &arguments).await,
         Command::Events(arguments) => events::events(&context, &arguments).await,
+        Command::Maintenance(command) => maintenance::maintenance(&context, &command).await,
         Command::Nats(command) => nats::nats(&context, &command).await,
         Command::Config(ConfigCommand::Check(arguments)) => config::check(&context, &arguments),
         Command::Config(ConfigCommand::Show(arguments)) => config::show(&context, &arguments),

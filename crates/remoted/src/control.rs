@@ -1,12 +1,13 @@
 //! What remoted answers on `queue/muster/remoted.ctl`.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use muster_config::Settings;
-use muster_proto::ipc::control::{DaemonStatus, Request, Response};
+use muster_proto::ipc::control::{DaemonStatus, MaintenanceWindow, Request, Response};
 use muster_service::{
     Reloader,
     control::{Answer, Handler, StatusSource},
@@ -16,8 +17,16 @@ use muster_service::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    desk::Window, edge::Edge, key_requests::KeyRequestQueue, options, orders::OrderCounters, reach::Reach,
-    requests::serve::RequestCounters, shared::Shared, syslog::serve::SyslogStatus,
+    desk::Window,
+    edge::Edge,
+    key_requests::KeyRequestQueue,
+    options,
+    orders::OrderCounters,
+    reach::Reach,
+    requests::serve::RequestCounters,
+    roster::maintenance::{self, Maintenance},
+    shared::Shared,
+    syslog::serve::SyslogStatus,
 };
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.
@@ -53,6 +62,8 @@ pub struct Control {
     pub complaints: Vec<String>,
     /// Who may be sent what.
     pub reach: Arc<Reach>,
+    /// Held while the maintenance windows change.
+    pub maintaining: Mutex<()>,
     /// What local programs wanted.
     pub local: LocalCounters,
 }
@@ -105,6 +116,26 @@ impl Control {
                 .degraded
                 .push(format!("authd does not say which groups agents have: {error}"));
         }
+    }
+
+    /// Changes the maintenance windows: on the disk first, so that whoever was told of one can rely on it.
+    fn maintain(
+        &self,
+        reason: &str,
+        change: impl FnOnce(&mut Maintenance, u64) -> Result<Vec<MaintenanceWindow>, String>,
+    ) -> Response {
+        let now = self.window.now();
+        let _alone = self.maintaining.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut maintenance = self.window.roster().maintenance().clone();
+        let changed = match change(&mut maintenance, now.wall_ms / 1000) {
+            Ok(changed) => changed,
+            Err(why) => return Response::Failed(why),
+        };
+        if let Err(error) = maintenance.save(Path::new(maintenance::FILE)) {
+            return Response::Failed(format!("cannot write {}: {error}", maintenance::FILE));
+        }
+        self.window.roster().set_maintenance(now, maintenance, &changed, reason);
+        Response::Maintenance(changed)
     }
 
     /// authd has written the keys, or groups have changed.
@@ -176,6 +207,10 @@ impl Handler for Control {
         status
             .facts
             .push(("keepalive".to_owned(), options::in_words(&roster.settings().policy)));
+        if !roster.maintenance().windows().is_empty() {
+            let count = roster.maintenance().windows().len();
+            status.facts.push(("maintenance_windows".to_owned(), count.to_string()));
+        }
         let [active, disconnected, pending, never] = roster.census();
         let facts = [
             ("agents", roster.len()),
@@ -233,6 +268,17 @@ impl Handler for Control {
                 Ok(false) => Response::Failed(format!("there is no agent {id}")),
                 Err(_) => Response::Failed("remoted is stopping".to_owned()),
             },
+            Request::Maintenance => {
+                let windows = self.window.roster().maintenance().windows().to_vec();
+                Response::Maintenance(windows)
+            }
+            Request::MaintenanceStart { scope, seconds } => self
+                .maintain("maintenance_started", |maintenance, now_s| {
+                    maintenance.start(scope, seconds, now_s).map(|window| vec![window])
+                }),
+            Request::MaintenanceStop { scope } => self.maintain("maintenance_ended", |maintenance, _| {
+                Ok(maintenance.stop(scope.as_ref()))
+            }),
             Request::KeysChanged => match self.files_changed().await {
                 Some(true) => Response::Done("the key file was read".to_owned()),
                 Some(false) => Response::Done("the key file is being read".to_owned()),

@@ -31,7 +31,10 @@ use crate::{
         registry::RequestIds,
         serve::{RequestCounters, Service, ServiceParts},
     },
-    roster::Roster,
+    roster::{
+        Roster,
+        maintenance::{self, Maintenance},
+    },
     shared::{Engine, EngineParts},
     slot::Millis,
     store::{Opened, Store, Writer},
@@ -96,12 +99,14 @@ pub async fn start(running: &mut Running, local: LocalSockets, ports: Ports) -> 
     let seed = getrandom::u32().map_err(|error| anyhow::anyhow!("the system gives no random number: {error}"))?;
     let clock = Arc::new(Clock::start());
     let request_ids = RequestIds::from(seed);
-    let roster = Roster::new(
+    let mut roster = Roster::new(
         options::roster_settings(&settings, &host),
         clock.now(),
         rows,
         request_ids.clone(),
     );
+    let windows = Maintenance::load(Path::new(maintenance::FILE), clock::unix_s());
+    roster.set_maintenance(clock.now(), windows, &[], "");
     let (news_sender, news) = mpsc::channel(NEWS_QUEUE);
     let key_requests = KeyRequestQueue::new(settings.key_request.as_ref(), Instant::now());
     let edge = Edge::start(EdgeParts {
@@ -207,6 +212,7 @@ pub async fn start(running: &mut Running, local: LocalSockets, ports: Ports) -> 
         host,
         complaints: complaints.into_iter().collect(),
         reach,
+        maintaining: Mutex::new(()),
         local: LocalCounters {
             requests: request_counters,
             orders: order_counters,

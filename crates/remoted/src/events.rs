@@ -189,6 +189,10 @@ struct MassBody<'a> {
     network: Option<&'a str>,
     /// How many of them are in it.
     network_count: usize,
+    /// The group that most of them are in, if at least half are in one.
+    group: Option<&'a str>,
+    /// How many of them are in it.
+    group_count: usize,
     /// No more are to come.
     confirmed: bool,
     alert_level: u8,
@@ -203,6 +207,8 @@ pub(crate) fn mass_expiry(mass: &Mass, at_ms: u64, level: u8, node: &str) -> Eve
         active_before: mass.active_before,
         network: mass.network.as_ref().map(|(network, _)| network.as_str()),
         network_count: mass.network.as_ref().map_or(0, |(_, count)| *count),
+        group: mass.group.as_ref().map(|(group, _)| group.as_str()),
+        group_count: mass.group.as_ref().map_or(0, |(_, count)| *count),
         confirmed: mass.confirmed,
         alert_level: level,
     };

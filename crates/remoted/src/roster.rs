@@ -15,11 +15,13 @@ mod change;
 pub mod conflict;
 pub mod guard;
 pub mod level;
+pub mod maintenance;
 mod news;
 pub mod pulse;
 mod restore;
 mod table;
 mod time;
+mod windows;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,6 +35,7 @@ use muster_proto::{
 use self::{
     conflict::Conflicts,
     guard::Guard,
+    maintenance::Maintenance,
     pulse::Pulse,
     restore::Restored,
     table::Table,
@@ -187,6 +190,11 @@ pub struct Roster {
     pulse: Pulse,
     guard: Guard,
     monitor: Monitor,
+    maintenance: Maintenance,
+    /// When it is next looked for agents that a window has silenced and no longer covers.
+    silenced_at: Millis,
+    /// Events that nobody has asked for yet.
+    said: Vec<Event>,
     conflicts: Conflicts,
     active: usize,
     restored: Restored,
@@ -211,6 +219,9 @@ impl Roster {
             pulse: Pulse::start(now.mono, base),
             guard: Guard::new(settings.policy.interval),
             monitor: Monitor::default(),
+            maintenance: Maintenance::default(),
+            silenced_at: now.mono,
+            said: Vec::new(),
             conflicts: Conflicts::default(),
             settings,
             table: Table::default(),
@@ -319,6 +330,9 @@ impl Roster {
         if self.round.next < self.round.due.len() {
             return Some(Millis(1));
         }
+        if !self.said.is_empty() {
+            return Some(Millis(1));
+        }
         let wheel = self
             .wheel
             .next_tick()
@@ -414,6 +428,8 @@ impl Roster {
                 "stood still: agents get time to be heard again"
             );
         }
+        out.events.append(&mut self.said);
+        self.end_maintenance(now, out);
         if self.round.next == self.round.due.len() {
             self.begin_round(now, out);
         }

@@ -70,6 +70,21 @@ pub enum Request {
     ResetCounter(AgentId),
     /// natsd: publish a probe, read it back, and time each step. Answer: [`Response::NatsTest`] or [`Response::Failed`].
     NatsTest,
+    /// remoted: which maintenance windows are open? Answer: [`Response::Maintenance`].
+    Maintenance,
+    /// remoted: open a window, in the place of one that the same agents have. Answer: [`Response::Maintenance`] with it,
+    /// or [`Response::Failed`].
+    MaintenanceStart {
+        /// Whose absence is expected.
+        scope: MaintenanceScope,
+        /// How long.
+        seconds: u64,
+    },
+    /// remoted: end the window of these agents, or all windows. Answer: [`Response::Maintenance`] with those that ended.
+    MaintenanceStop {
+        /// Which one; all without.
+        scope: Option<MaintenanceScope>,
+    },
 }
 
 /// The most agents of one [`Request::SetGroups`].
@@ -102,6 +117,7 @@ impl Request {
                 | Self::Liveness(_)
                 | Self::FollowEvents { .. }
                 | Self::KeysChanged
+                | Self::Maintenance
                 | Self::Groups { .. }
                 | Self::SetGroups {
                     mode: GroupMode::EmptyOnly,
@@ -148,6 +164,31 @@ pub enum Response {
     },
     /// What a probe met on its way to the broker and back.
     NatsTest(Box<NatsReport>),
+    /// Maintenance windows, oldest first.
+    Maintenance(Vec<MaintenanceWindow>),
+}
+
+/// Whose absence a maintenance window expects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaintenanceScope {
+    /// Every agent's.
+    All,
+    /// That of the agents of a group.
+    Group(String),
+    /// One agent's.
+    Agent(AgentId),
+}
+
+/// A time in which agents are expected to go away. Times are Unix seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaintenanceWindow {
+    /// Which agents.
+    pub scope: MaintenanceScope,
+    /// Since when.
+    pub since: u64,
+    /// Until when.
+    pub until: u64,
 }
 
 /// The groups of an agent.

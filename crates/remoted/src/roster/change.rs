@@ -42,6 +42,11 @@ impl Move {
 impl Roster {
     pub(super) fn change(&mut self, place: u32, now: Times, change: Move, out: &mut Actions) {
         let Move { at, to, reason, mass } = change;
+        let goes = to == AgentStatus::Disconnected && matches!(reason, Reason::KeepaliveTimeout | Reason::AgentStopped);
+        let reason = match self.table.get(place) {
+            Some(agent) if goes && self.is_expected(agent) => Reason::Maintenance,
+            _ => reason,
+        };
         let Some(agent) = self.table.get_mut(place) else { return };
         let (from, at_ms) = (agent.status, now.wall_of(at));
         if to != from {

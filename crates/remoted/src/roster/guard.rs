@@ -6,11 +6,13 @@
 //! after that is judged as usual.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
+use super::agent::Agent;
 use crate::slot::Millis;
 
 /// Fewer than this are never a mass.
@@ -19,6 +21,8 @@ const MIN_MASS: usize = 10;
 const MASS_DIVISOR: usize = 5;
 /// Addresses that are remembered for naming a common network; further ones are only counted.
 const MAX_ADDRESSES: usize = 100_000;
+/// Groups that are counted; agents of further ones are counted without.
+const MAX_GROUPS: usize = 1000;
 /// A shorter common prefix says nothing about where the agents are.
 const SHORTEST_PREFIX_V4: u32 = 8;
 /// The same of IPv6.
@@ -38,6 +42,26 @@ struct Window {
     expired: usize,
     announced: bool,
     addresses: Vec<IpAddr>,
+    /// How many of each group timed out.
+    groups: HashMap<String, usize>,
+}
+
+/// An agent that times out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Where it was.
+    pub address: Option<IpAddr>,
+    /// Its groups.
+    pub groups: Vec<String>,
+}
+
+impl Gone {
+    pub(super) fn of(agent: &Agent) -> Self {
+        Self {
+            address: agent.peer.map(|peer| peer.ip().to_canonical()),
+            groups: agent.inventory.shared.groups.clone(),
+        }
+    }
 }
 
 /// What is said about many at once.
@@ -49,6 +73,8 @@ pub struct Mass {
     pub active_before: usize,
     /// The network that they share, and how many of them are in it.
     pub network: Option<(String, usize)>,
+    /// The group that most of them are in, and how many that is.
+    pub group: Option<(String, usize)>,
     /// The window has ended and this is what it came to.
     pub confirmed: bool,
 }
@@ -64,9 +90,9 @@ impl Guard {
 
     /// These agents time out in this tick, out of so many that were active before it. Says whether their levels are
     /// capped; `said` gets what is to be announced.
-    pub fn expire(&mut self, now: Millis, active: usize, addresses: &[Option<IpAddr>], said: &mut Vec<Mass>) -> bool {
+    pub fn expire(&mut self, now: Millis, active: usize, gone: &[Gone], said: &mut Vec<Mass>) -> bool {
         said.extend(self.close(now));
-        if addresses.is_empty() {
+        if gone.is_empty() {
             return false;
         }
         let window = self.window.get_or_insert_with(|| Window {
@@ -75,10 +101,17 @@ impl Guard {
             expired: 0,
             announced: false,
             addresses: Vec::new(),
+            groups: HashMap::new(),
         });
-        window.expired += addresses.len();
+        window.expired += gone.len();
         let room = MAX_ADDRESSES.saturating_sub(window.addresses.len());
-        window.addresses.extend(addresses.iter().flatten().take(room));
+        let addresses = gone.iter().filter_map(|gone| gone.address);
+        window.addresses.extend(addresses.take(room));
+        for group in gone.iter().flat_map(|gone| &gone.groups) {
+            if window.groups.len() < MAX_GROUPS || window.groups.contains_key(group) {
+                *window.groups.entry(group.clone()).or_default() += 1;
+            }
+        }
         let mass = window.expired >= MIN_MASS && window.expired * MASS_DIVISOR > window.active_before;
         if mass && !window.announced {
             window.announced = true;
@@ -105,9 +138,16 @@ impl Window {
             count: self.expired,
             active_before: self.active_before,
             network: common_network(&self.addresses),
+            group: common_group(&self.groups, self.expired),
             confirmed,
         }
     }
+}
+
+/// The group that holds most of them, if it holds at least half; of two alike the one that is first by name.
+fn common_group(groups: &HashMap<String, usize>, expired: usize) -> Option<(String, usize)> {
+    let most = groups.iter().max_by_key(|(name, count)| (**count, Reverse(*name)))?;
+    (most.1 * 2 >= expired).then(|| (most.0.clone(), *most.1))
 }
 
 /// The network that addresses share: the longest prefix common to all of them, or the /24 (IPv6: /64) that holds most
@@ -171,8 +211,12 @@ fn network(address: IpAddr, prefix: u32) -> String {
 mod tests {
     use super::*;
 
-    fn addresses(count: u8) -> Vec<Option<IpAddr>> {
-        (1..=count).map(|last| Some(IpAddr::from([10, 1, 2, last]))).collect()
+    fn addresses(count: u8) -> Vec<Gone> {
+        let gone = |last| Gone {
+            address: Some(IpAddr::from([10, 1, 2, last])),
+            groups: vec!["default".to_owned()],
+        };
+        (1..=count).map(gone).collect()
     }
 
     fn guard() -> Guard {
@@ -202,6 +246,7 @@ mod tests {
             (11, 49, false)
         );
         assert_eq!(said[0].network, Some(("10.1.2.0/29".to_owned(), 11)));
+        assert_eq!(said[0].group, Some(("default".to_owned(), 11)));
         assert_eq!(guard.close(Millis(60_999)), None);
         let confirmed = guard.close(Millis(61_000)).expect("the window has ended");
         assert_eq!((confirmed.count, confirmed.confirmed), (12, true));
@@ -212,8 +257,23 @@ mod tests {
     }
 
     #[test]
+    fn group_is_named_that_holds_at_least_half() {
+        let counts = |pairs: &[(&str, usize)]| pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        assert_eq!(
+            common_group(&counts(&[("web", 5), ("db", 4)]), 10),
+            Some(("web".to_owned(), 5))
+        );
+        assert_eq!(
+            common_group(&counts(&[("web", 5), ("default", 5)]), 10),
+            Some(("default".to_owned(), 5))
+        );
+        assert_eq!(common_group(&counts(&[("web", 4), ("db", 4)]), 10), None);
+        assert_eq!(common_group(&counts(&[]), 10), None);
+    }
+
+    #[test]
     fn network_of_most_is_named_when_all_share_none() {
-        let mut mixed: Vec<IpAddr> = addresses(6).into_iter().flatten().collect();
+        let mut mixed: Vec<IpAddr> = addresses(6).into_iter().filter_map(|gone| gone.address).collect();
         mixed.extend(["192.0.2.1", "203.0.113.9", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap()));
         assert_eq!(common_network(&mixed), Some(("10.1.2.0/24".to_owned(), 6)));
         assert_eq!(

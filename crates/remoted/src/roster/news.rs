@@ -132,10 +132,12 @@ impl Roster {
             return;
         }
         agent.lost = true;
+        let expected = self.maintenance.covers(&agent.slot.id, &agent.inventory.shared.groups);
+        let level = if expected { level::LOW } else { level::MEDIUM };
         out.events.push(events::connection_lost(
             agent,
             now.wall_of(at),
-            level::MEDIUM,
+            level,
             &self.settings.node,
         ));
     }

@@ -4,6 +4,7 @@
 mod absence;
 mod anything;
 mod life;
+mod maintenance;
 mod restart;
 mod sending;
 mod silence;

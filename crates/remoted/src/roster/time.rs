@@ -1,14 +1,16 @@
 //! What the passing of time brings: keepalives that are due, agents that have been silent for too long, absences that
 //! are said again.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use muster_proto::{
     agent::{AgentStatus, Reason},
     transport::control::ToAgent,
 };
 
-use super::{Actions, Outgoing, Purpose, Roster, TICK, Times, agent::Agent, change::Move, guard::Mass, level};
+use super::{
+    Actions, Outgoing, Purpose, Roster, TICK, Times, agent::Agent, change::Move, guard::Gone, guard::Mass, level,
+};
 use crate::{
     events::{self, StatusChange},
     schedule::{Probe, Sending},
@@ -25,13 +27,14 @@ impl Roster {
         self.round.due.clear();
         self.round.next = 0;
         self.wheel.advance(tick_of(now.mono), &mut self.round.due);
-        let expiring: Vec<Option<IpAddr>> = self
+        let expiring: Vec<Gone> = self
             .round
             .due
             .iter()
             .filter_map(|place| self.table.get(*place))
             .filter(|agent| agent.status == AgentStatus::Active && self.is_silent(agent, now.mono))
-            .map(|agent| agent.peer.map(|peer| peer.ip().to_canonical()))
+            .filter(|agent| !self.is_expected(agent))
+            .map(Gone::of)
             .collect();
         let mut said = Vec::new();
         self.round.mass = self.guard.expire(now.mono, self.active, &expiring, &mut said);
@@ -136,12 +139,12 @@ impl Roster {
     /// Says again that it is away, a level higher.
     pub(super) fn escalate(&mut self, place: u32, now: Times, out: &mut Actions) {
         let Some(agent) = self.table.get_mut(place) else { return };
-        let Some(reason) = agent.reason.filter(|_| self.settings.escalation) else {
+        let said_again = |reason: &Reason| self.settings.escalation && *reason != Reason::Maintenance;
+        let Some(reason) = agent.reason.filter(said_again) else {
             return;
         };
         let absent = now.mono.since(agent.since);
-        let due = ESCALATE_AFTER.iter().filter(|after| absent >= **after).count();
-        let due = u8::try_from(due).unwrap_or(u8::MAX);
+        let due = escalations(absent);
         if due <= agent.escalations {
             return;
         }
@@ -179,6 +182,7 @@ impl Roster {
             count = mass.count,
             active_before = mass.active_before,
             network = mass.network.as_ref().map(|(network, _)| network),
+            group = mass.group.as_ref().map(|(group, _)| group),
             confirmed = mass.confirmed,
             "many agents timed out at once"
         );
@@ -243,12 +247,18 @@ impl Roster {
             AgentStatus::Disconnected => {
                 let after = ESCALATE_AFTER
                     .get(usize::from(agent.escalations))
-                    .filter(|_| self.settings.escalation)?;
+                    .filter(|_| self.settings.escalation && agent.reason != Some(Reason::Maintenance))?;
                 Some(agent.since + *after)
             }
             AgentStatus::NeverConnected => agent.reason.is_none().then(|| agent.since + NEVER_CONNECTED_AFTER),
         }
     }
+}
+
+/// How often an absence should have been said again by now.
+pub(super) fn escalations(absent: Duration) -> u8 {
+    let due = ESCALATE_AFTER.iter().filter(|after| absent >= **after).count();
+    u8::try_from(due).unwrap_or(u8::MAX)
 }
 
 /// Keepalives of agents that are there when we start are spread over the interval.
