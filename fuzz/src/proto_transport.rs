@@ -206,28 +206,30 @@ pub(super) fn keepalive(input: &[u8]) {
 
 fn keepalive_text(text: &str) {
     let keepalive = Keepalive::parse(text);
-    let again = Keepalive::parse(&format!("{}\nrandom", keepalive.text));
+    let again = Keepalive::parse(&format!("{}\nrandom", keepalive.text()));
     assert_eq!(again, keepalive, "what is behind the last line feed does not count");
-    let _ = keepalive.family();
+    let said = keepalive.fields();
+    assert_eq!(said.merged_sum, keepalive.merged_sum());
+    let _ = said.family();
     let fields = [
-        &keepalive.version,
-        &keepalive.config_sum,
-        &keepalive.merged_sum,
-        &keepalive.agent_ip,
-        &keepalive.os_name,
-        &keepalive.os_version,
-        &keepalive.os_major,
-        &keepalive.os_minor,
-        &keepalive.os_codename,
-        &keepalive.os_build,
-        &keepalive.os_platform,
-        &keepalive.os_uname,
-        &keepalive.os_arch,
+        said.version,
+        said.config_sum,
+        said.merged_sum,
+        said.agent_ip,
+        said.os_name,
+        said.os_version,
+        said.os_major,
+        said.os_minor,
+        said.os_codename,
+        said.os_build,
+        said.os_platform,
+        said.os_uname,
+        said.os_arch,
     ];
-    for field in fields.into_iter().flatten().chain(&keepalive.labels) {
+    for field in fields.into_iter().flatten().chain(said.labels.iter().copied()) {
         assert!(!field.contains('\n') && field.len() <= text.len());
     }
-    let labels: usize = keepalive.labels.iter().map(String::len).sum();
+    let labels: usize = said.labels.iter().map(|label| label.len()).sum();
     assert!(labels <= text.len());
 }
 

@@ -452,7 +452,7 @@ impl Stage {
             }
         }
         if let Some(News::Keepalive { keepalive, .. }) = &decision.news
-            && let Some(family) = keepalive.family()
+            && let Some(family) = keepalive.fields().family()
         {
             fuzzing::set_family(&slot, family);
         }

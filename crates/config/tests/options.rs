@@ -571,9 +571,10 @@ fn the_local_file_counts_before_the_shipped_one_and_the_first_line_before_the_se
 #[test]
 fn internal_options_are_converted_to_what_they_mean() {
     let text = "remoted.request_rto_sec=2\nremoted.request_rto_msec=500\nauth.timeout_seconds=3\n\
-                auth.timeout_microseconds=250000\nmonitord.delete_old_agents=90\nnatsd.debug=2\n";
+                auth.timeout_microseconds=250000\nmonitord.delete_old_agents=90\nnatsd.debug=2\nremoted.gather_msec=3\n";
     let internal = internal(text, "").unwrap().settings.internal;
     assert_eq!(internal.remoted.request_rto().as_millis(), 2500);
+    assert_eq!(internal.remoted.gather().as_millis(), 3);
     assert_eq!(internal.auth.timeout().as_millis(), 3250);
     assert_eq!(internal.monitord.delete_old_agents.as_secs(), 5400);
     assert_eq!(internal.debug.natsd, 2);

@@ -72,7 +72,7 @@ fn main() {
             at: Millis(START),
             peer: ([127, 0, 0, 1], 1).into(),
             protocol: Protocol::Tcp,
-            keepalive: Box::new(Keepalive::parse(keepalive)),
+            keepalive: Keepalive::parse(keepalive),
             digest: 1,
         };
         roster.on_news(at(0), news, &mut out);

@@ -41,9 +41,11 @@ pub const NEWS_QUEUE: usize = 4096;
 const NEWS_AT_ONCE: usize = 256;
 /// How long news are left to gather after a handful was taken: waking for each would cost more than all that it leads
 /// to. Nobody waits for the roster, acknowledgements least of all.
-const BREATH: Duration = Duration::from_millis(5);
+const BREATH: Duration = Duration::from_millis(10);
+/// How long a keepalive's event may wait for others.
+const GATHER_EVENTS: Duration = Duration::from_millis(100);
 /// How long a row that says no more than "heard" may wait for others.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER_ROWS: Duration = Duration::from_millis(500);
 /// Rows that are not kept waiting for more, and are written in one go.
 const ROWS_AT_ONCE: usize = 2000;
 /// Events that may wait for the store.
@@ -253,7 +255,12 @@ impl Desk {
         if self.hurry {
             return Some(now);
         }
-        self.gathering_since.map(|since| since + GATHER)
+        let gather = if self.backlog.is_empty() {
+            GATHER_ROWS
+        } else {
+            GATHER_EVENTS
+        };
+        self.gathering_since.map(|since| since + gather)
     }
 
     /// All that the store is to write now.

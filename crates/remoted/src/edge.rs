@@ -12,6 +12,7 @@
 //! | `outgoing` | seal and write |
 //! | `courier` | what other threads want sent |
 //! | `launch` | how a worker begins |
+//! | `gather` | how one wake-up serves many |
 //! | `strangers` | bounds on connections that have not proved a key |
 //! | [`tally`] | what is counted |
 //! | [`talkers`] | who sends most |
@@ -20,6 +21,7 @@
 //! daemon.
 
 mod courier;
+mod gather;
 mod launch;
 mod outgoing;
 mod pieces;
@@ -227,6 +229,7 @@ impl Edge {
                 when_full: when_full_of(settings),
                 flush_every: options.recv_counter_flush,
                 send_buffer: options.send_buffer_size,
+                gather: options.gather(),
                 stop: stop.clone(),
             };
             edge.workers.push((Arc::clone(&seed.tallies), Arc::clone(&seed.gauges)));

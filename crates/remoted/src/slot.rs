@@ -195,6 +195,8 @@ pub struct AgentSlot {
     complained: AtomicU64,
     form: AtomicU8,
     family: AtomicU8,
+    /// The digest of the keepalive that family and release were read from.
+    digest: AtomicU64,
     /// Major and minor number of its version, 0 while unknown.
     release: AtomicU32,
     /// A file is on its way to it.
@@ -229,6 +231,7 @@ impl AgentSlot {
             complained: AtomicU64::new(0),
             form: AtomicU8::new(form_code(CryptoForm::Blowfish)),
             family: AtomicU8::new(0),
+            digest: AtomicU64::new(0),
             release: AtomicU32::new(0),
             receives_file: AtomicBool::new(false),
             counts: Counts::default(),
@@ -345,6 +348,11 @@ impl AgentSlot {
             Family::Ossec => 2,
         };
         self.family.store(code, Ordering::Relaxed);
+    }
+
+    /// Whether a keepalive says something else than the one before, by a number for its text.
+    pub(crate) fn says_something_new(&self, digest: u64) -> bool {
+        self.digest.swap(digest, Ordering::Relaxed) != digest
     }
 
     /// Major and minor number of the version that it named, if it named one.

@@ -90,7 +90,13 @@ pub enum StoreError {
 pub struct Store {
     database: Connection,
     path: PathBuf,
-    places: HashMap<AgentId, i64>,
+    places: HashMap<AgentId, Stored>,
+}
+
+/// What the database has of an agent.
+struct Stored {
+    place: i64,
+    liveness: LivenessRow,
 }
 
 /// What was found on opening.
@@ -172,23 +178,22 @@ impl Store {
         let transaction = self
             .database
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let mut learned = Vec::new();
         for id in &batch.gone {
             transaction
                 .prepare_cached("DELETE FROM agent WHERE id = ?1")?
                 .execute([id.as_str()])?;
         }
+        let mut places = Vec::with_capacity(batch.rows.len());
         for row in &batch.rows {
-            let known = self
-                .places
-                .get(&row.id)
-                .copied()
-                .filter(|_| !batch.gone.contains(&row.id));
-            let place = write_agent(&transaction, row, known)?;
-            write_liveness(&transaction, place, &row.liveness)?;
-            if known.is_none() {
-                learned.push((row.id.clone(), place));
+            let known = self.places.get(&row.id).filter(|_| !batch.gone.contains(&row.id));
+            let place = write_agent(&transaction, row, known.map(|stored| stored.place))?;
+            match known {
+                Some(stored) if stored.liveness.differs_in_times_only(&row.liveness) => {
+                    write_times(&transaction, place, &row.liveness)?;
+                }
+                _ => write_liveness(&transaction, place, &row.liveness)?,
             }
+            places.push(place);
         }
         for event in &batch.events {
             match outbox::append(&transaction, event) {
@@ -203,7 +208,13 @@ impl Store {
         for id in &batch.gone {
             self.places.remove(id);
         }
-        self.places.extend(learned);
+        for (row, place) in batch.rows.iter().zip(places) {
+            let liveness = row.liveness;
+            match self.places.get_mut(&row.id) {
+                Some(stored) => *stored = Stored { place, liveness },
+                None => drop(self.places.insert(row.id.clone(), Stored { place, liveness })),
+            }
+        }
         Ok(())
     }
 
@@ -232,7 +243,7 @@ fn prepare(database: &Connection) -> rusqlite::Result<i32> {
     Ok(found)
 }
 
-fn load(database: &Connection) -> rusqlite::Result<(Vec<Row>, HashMap<AgentId, i64>)> {
+fn load(database: &Connection) -> rusqlite::Result<(Vec<Row>, HashMap<AgentId, Stored>)> {
     let mut statement = database.prepare(&format!(
         "SELECT {}, place FROM agent JOIN liveness USING (place)",
         row::COLUMNS
@@ -242,7 +253,11 @@ fn load(database: &Connection) -> rusqlite::Result<(Vec<Row>, HashMap<AgentId, i
     while let Some(sql) = found.next()? {
         match row::read(sql) {
             Ok(row) => {
-                places.insert(row.id.clone(), sql.get("place")?);
+                let stored = Stored {
+                    place: sql.get("place")?,
+                    liveness: row.liveness,
+                };
+                places.insert(row.id.clone(), stored);
                 rows.push(row);
             }
             // One agent that cannot be read is learned anew; it is not worth the others.
@@ -307,6 +322,22 @@ fn write_liveness(transaction: &Transaction<'_>, place: i64, row: &LivenessRow) 
             row.peer.map(|peer| peer.to_string()),
             row.protocol.map(|protocol| protocol.as_str()),
             row.form.as_str(),
+        ])?;
+    Ok(())
+}
+
+/// What nearly every keepalive changes, and nothing else.
+fn write_times(transaction: &Transaction<'_>, place: i64, row: &LivenessRow) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "UPDATE liveness SET heard_ms = ?2, keepalive_ms = ?3, sent_ms = ?4, period_ms = ?5 WHERE place = ?1",
+        )?
+        .execute(params![
+            place,
+            time(row.heard_ms),
+            time(row.keepalive_ms),
+            time(row.sent_ms),
+            time(row.period_ms),
         ])?;
     Ok(())
 }

@@ -96,12 +96,20 @@ pub struct RemotedInternal {
     pub control_msg_queue_size: u32,
     /// Stock: whether inventory is kept from the router.
     pub router_forwarding_disabled: bool,
+    /// Milliseconds that messages may be left to gather, so that one wake-up of a thread serves many connections; see
+    /// [`RemotedInternal::gather`].
+    pub gather_msec: u32,
 }
 
 impl RemotedInternal {
     /// How long to wait before a request over UDP is sent again.
     pub fn request_rto(&self) -> Duration {
         Duration::from_secs(self.request_rto_sec.into()) + Duration::from_millis(self.request_rto_msec.into())
+    }
+
+    /// How long messages may be left to gather.
+    pub fn gather(&self) -> Duration {
+        Duration::from_millis(self.gather_msec.into())
     }
 }
 
@@ -138,6 +146,7 @@ impl Default for RemotedInternal {
             tcp_keepcnt: 3,
             control_msg_queue_size: 16_384,
             router_forwarding_disabled: false,
+            gather_msec: 5,
         }
     }
 }
@@ -258,6 +267,7 @@ impl Block for RemotedInternal {
             flag(),
             &mut self.router_forwarding_disabled,
         );
+        walk.own("gather_msec", number(0, 20), &mut self.gather_msec);
     }
 }
 

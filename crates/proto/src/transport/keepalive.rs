@@ -11,46 +11,55 @@
 //! Nothing in it can be wrong: what is not recognised is left out, as stock managers do, and an agent is alive even
 //! if its keepalive says nothing at all.
 
+use memchr::memmem;
+
 mod system;
 #[cfg(test)]
 mod tests;
 
+/// What follows the sum of the merged file.
+const MERGED: &[u8] = b" merged.m";
 /// What the agent's own address is labelled with.
 const AGENT_IP: &str = "#\"_agent_ip\":";
 
-/// What a keepalive says. A field that is `None` or empty was not in it.
+/// A keepalive, as it is handed on: one piece of text, since most of them say what the one before said and nobody reads
+/// on. [`Keepalive::fields`] takes it apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keepalive {
+    text: Box<str>,
+}
+
+/// What a keepalive says. A field that is `None` or empty was not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields<'k> {
     /// The agent's version: `Wazuh v4.14.7`, `OSSEC HIDS v4.2.0`.
-    pub version: Option<String>,
+    pub version: Option<&'k str>,
     /// Sum of the agent's unpacked `agent.conf`.
-    pub config_sum: Option<String>,
+    pub config_sum: Option<&'k str>,
     /// Sum of the agent's merged file; `x` if it has none. Without it the agent gets the file too.
-    pub merged_sum: Option<String>,
+    pub merged_sum: Option<&'k str>,
     /// The address that the agent sees on itself.
-    pub agent_ip: Option<String>,
+    pub agent_ip: Option<&'k str>,
     /// Labels as they came, `[#][!]"key":value`: `#` for the system's own, `!` for hidden ones.
-    pub labels: Vec<String>,
+    pub labels: Vec<&'k str>,
     /// `Debian GNU/Linux`, `Microsoft Windows 10 Pro`.
-    pub os_name: Option<String>,
+    pub os_name: Option<&'k str>,
     /// `12`, `15-SP7`, `10.0.19045.3570`.
-    pub os_version: Option<String>,
+    pub os_version: Option<&'k str>,
     /// First number of the version.
-    pub os_major: Option<String>,
+    pub os_major: Option<&'k str>,
     /// Second number of the version, also that of a service pack.
-    pub os_minor: Option<String>,
+    pub os_minor: Option<&'k str>,
     /// `bookworm`.
-    pub os_codename: Option<String>,
+    pub os_codename: Option<&'k str>,
     /// Everything behind the minor number of a Windows version.
-    pub os_build: Option<String>,
+    pub os_build: Option<&'k str>,
     /// `debian`, `windows`.
-    pub os_platform: Option<String>,
+    pub os_platform: Option<&'k str>,
     /// `Linux |web-01 |6.1.0-28-amd64 |#1 SMP .. |x86_64`; OSSEC agents have spaces only.
-    pub os_uname: Option<String>,
+    pub os_uname: Option<&'k str>,
     /// `x86_64`.
-    pub os_arch: Option<String>,
-    /// Everything up to the last line feed. Two keepalives with the same text say the same.
-    pub text: String,
+    pub os_arch: Option<&'k str>,
 }
 
 /// Whose agent it is, which decides what may be sent to it.
@@ -63,45 +72,108 @@ pub enum Family {
 }
 
 impl Keepalive {
-    /// Reads the text behind `#!-`. Only what stands before the last line feed counts: old agents put random
+    /// Takes the text behind `#!-`. Only what stands before the last line feed counts: old agents put random
     /// characters behind it.
     pub fn parse(text: &str) -> Self {
-        let text = text.rsplit_once('\n').map_or("", |(text, _)| text);
-        let mut keepalive = Self {
-            text: text.to_owned(),
-            ..Self::default()
-        };
-        for line in text.split('\n') {
-            keepalive.read_line(line);
+        Self {
+            text: counting(text).into(),
         }
-        keepalive
+    }
+
+    /// Everything up to the last line feed. Two keepalives with the same text say the same.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it says.
+    pub fn fields(&self) -> Fields<'_> {
+        Fields::of_lines(&self.text)
+    }
+
+    /// [`Fields::merged_sum`] alone, for much less than all.
+    pub fn merged_sum(&self) -> Option<&str> {
+        let mut sums = memmem::rfind_iter(self.text.as_bytes(), MERGED).filter_map(|place| {
+            let (before, behind) = self.text.split_at_checked(place)?;
+            let begin = before.rfind('\n').map_or(0, |end| end.saturating_add(1));
+            let end = behind
+                .find('\n')
+                .map_or(self.text.len(), |end| place.saturating_add(end));
+            match line_kind(self.text.get(begin..end)?) {
+                Line::Merged(sum) => Some(sum),
+                _ => None,
+            }
+        });
+        sums.next().and_then(said)
+    }
+}
+
+/// What a line is about.
+enum Line<'k> {
+    Address(&'k str),
+    Label,
+    System { uname: &'k str, version: &'k str },
+    Merged(&'k str),
+    Other,
+}
+
+fn line_kind(line: &str) -> Line<'_> {
+    if let Some(address) = line.strip_prefix(AGENT_IP) {
+        Line::Address(address)
+    } else if line.starts_with(['#', '!', '"']) {
+        Line::Label
+    } else if let Some((uname, version)) = split_uname(line) {
+        Line::System { uname, version }
+    } else if let Some((sum, name)) = line.split_once(' ')
+        && name.starts_with("merged.m")
+    {
+        Line::Merged(sum)
+    } else {
+        Line::Other
+    }
+}
+
+/// What of a text counts.
+fn counting(text: &str) -> &str {
+    text.rsplit_once('\n').map_or("", |(text, _)| text)
+}
+
+impl<'k> Fields<'k> {
+    /// Reads the text behind `#!-`.
+    pub fn parse(text: &'k str) -> Self {
+        Self::of_lines(counting(text))
+    }
+
+    fn of_lines(text: &'k str) -> Self {
+        let mut fields = Self::default();
+        for line in text.split('\n') {
+            fields.read_line(line);
+        }
+        fields
     }
 
     /// Whose agent it is, if its version says so.
     pub fn family(&self) -> Option<Family> {
-        let version = self.version.as_deref()?;
+        let version = self.version?;
         FAMILIES
             .into_iter()
             .find(|(name, _)| version.starts_with(name))
             .map(|(_, family)| family)
     }
 
-    fn read_line(&mut self, line: &str) {
-        if let Some(address) = line.strip_prefix(AGENT_IP) {
-            self.agent_ip = said(address);
-        } else if line.starts_with(['#', '!', '"']) {
-            self.labels.push(line.to_owned());
-        } else if let Some((uname, version)) = split_uname(line) {
-            self.read_version(version);
-            self.read_system(uname);
-        } else if let Some((sum, name)) = line.split_once(' ')
-            && name.starts_with("merged.m")
-        {
-            self.merged_sum = said(sum);
+    fn read_line(&mut self, line: &'k str) {
+        match line_kind(line) {
+            Line::Address(address) => self.agent_ip = said(address),
+            Line::Label => self.labels.push(line),
+            Line::System { uname, version } => {
+                self.read_version(version);
+                self.read_system(uname);
+            }
+            Line::Merged(sum) => self.merged_sum = said(sum),
+            Line::Other => {}
         }
     }
 
-    fn read_version(&mut self, text: &str) {
+    fn read_version(&mut self, text: &'k str) {
         if let Some((version, sum)) = text.split_once(" / ") {
             self.version = said(version);
             self.config_sum = said(sum);
@@ -130,6 +202,6 @@ fn split_uname(line: &str) -> Option<(&str, &str)> {
 }
 
 /// The text, if there is any.
-fn said(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
+fn said(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }

@@ -95,7 +95,7 @@ impl Office {
     async fn keepalive(&self, place: usize) {
         let (slot, at) = (Arc::clone(&self.slots[place]), Millis::now());
         slot.hear(at);
-        let keepalive = Box::new(Keepalive::parse("Linux - Wazuh v4.14.7\nx merged.mg\n"));
+        let keepalive = Keepalive::parse("Linux - Wazuh v4.14.7\nx merged.mg\n");
         let peer = SocketAddr::from(([127, 0, 0, 1], 7));
         self.tell(News::Keepalive {
             slot,

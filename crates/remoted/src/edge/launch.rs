@@ -18,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     courier::{self, Command},
+    gather,
     outgoing::Outgoing,
     sockets::{self, WorkerSockets},
     strangers::{Bounds, Strangers},
     tally::{Gauges, Tallies},
     tcp, udp,
-    worker::{Common, Parts, Shared, Worker},
+    worker::{self, Common, Parts, Shared, Worker},
 };
 use crate::{
     analysis::{Analysis, AnalysisTarget, Need, drain},
@@ -94,12 +95,18 @@ pub(super) struct Seed {
     pub(super) when_full: WhenFull,
     pub(super) flush_every: u32,
     pub(super) send_buffer: usize,
+    /// The longest that messages are left to gather.
+    pub(super) gather: Duration,
     pub(super) stop: CancellationToken,
 }
 
 impl Seed {
     pub(super) fn run(self, started: &SyncSender<io::Result<()>>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(gather::before_park(self.gather, Arc::clone(&self.tallies)))
+            .build();
+        let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => return drop(started.send(Err(error))),
         };
@@ -155,6 +162,7 @@ impl Seed {
             scratch: vec![0; tcp::READ_LEN].into(),
         })));
         spawn_local(drain(Rc::clone(&worker)));
+        spawn_local(worker::acknowledge(Rc::clone(&worker)));
         spawn_local(courier::obey(Rc::clone(&worker), self.commands));
         spawn_local(tcp::close_the_unidentified(Rc::clone(&worker), self.limits.identify));
         for (number, (socket, block)) in udp.into_iter().enumerate() {

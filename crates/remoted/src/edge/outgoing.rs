@@ -13,12 +13,14 @@ use std::{
 };
 
 use muster_proto::transport::{
+    control::ACK,
     envelope::{PONG, SealError, Sealer},
     frame,
 };
 use socket2::SockRef;
 use tokio::{
     net::{UdpSocket, tcp::OwnedWriteHalf},
+    sync::Notify,
     task::spawn_local,
 };
 
@@ -34,6 +36,9 @@ const STRANGERS_BUFFER: usize = 2048;
 /// A buffer that has been written keeps no more than this.
 const KEPT_CAPACITY: usize = 1024;
 
+/// Acknowledgements that wait for the others of their round.
+const ACKS_AT_ONCE: usize = 64;
+
 /// All ways out of one worker.
 pub(crate) struct Outgoing {
     sealer: Sealer,
@@ -44,6 +49,9 @@ pub(crate) struct Outgoing {
     /// Bytes that may wait for one agent.
     send_buffer: usize,
     tallies: Arc<Tallies>,
+    acks: Vec<(Arc<AgentSlot>, Route)>,
+    /// Wakes the task that sends them.
+    acks_wait: Rc<Notify>,
 }
 
 struct Entry {
@@ -85,6 +93,8 @@ impl Outgoing {
             udp,
             send_buffer,
             tallies,
+            acks: Vec::with_capacity(ACKS_AT_ONCE),
+            acks_wait: Rc::default(),
         }
     }
 
@@ -145,6 +155,35 @@ impl Outgoing {
             Err(_) => self.tallies.count(Tally::RepliesDropped),
         }
         result
+    }
+
+    /// Acknowledges what an agent said, once the other connections that can be read now have had their turn: what is
+    /// done many times in a row costs much less each time, and whoever waits for the answers is woken once for many.
+    pub(crate) fn acknowledge(&mut self, slot: &Arc<AgentSlot>, route: Route) {
+        if self.acks.len() >= ACKS_AT_ONCE {
+            self.send_acks();
+        }
+        if self.acks.is_empty() {
+            self.acks_wait.notify_one();
+        }
+        self.acks.push((Arc::clone(slot), route));
+    }
+
+    /// Sends the acknowledgements that wait.
+    pub(crate) fn send_acks(&mut self) {
+        let mut acks = std::mem::take(&mut self.acks);
+        for (slot, route) in acks.drain(..) {
+            if self.send(&slot, &route, ACK).is_ok() {
+                self.tallies.count(Tally::Acks);
+                slot.counts().add(Message::Ack);
+            }
+        }
+        self.acks = acks;
+    }
+
+    /// Told when acknowledgements wait.
+    pub(crate) fn acks_wait(&self) -> Rc<Notify> {
+        Rc::clone(&self.acks_wait)
     }
 
     /// Sends the next messages of a file until the way is half full: a file that an agent takes slowly must leave room

@@ -188,6 +188,7 @@ async fn serve(shared: Shared, read: OwnedReadHalf, memory: Memory, peer: Socket
     }
     let farewells = {
         let mut worker = shared.borrow_mut();
+        worker.outgoing.send_acks();
         worker.common.connections.fetch_sub(1, Ordering::Relaxed);
         worker.closed(&connection.memory, Millis::now())
     };

@@ -109,5 +109,6 @@ fn handle(worker: &Shared, buffer: &[u8], envelopes: &Envelopes, socket: usize, 
             ControlFlow::Continue(()) | ControlFlow::Break(Stop::Close | Stop::Tell(_)) => {}
         }
     }
+    worker.outgoing.send_acks();
     worker.analysis.flush(now);
 }

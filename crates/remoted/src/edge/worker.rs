@@ -34,7 +34,7 @@ use crate::{
     requests::registry::Registry,
     roster::conflict::{Conflict, Kept},
     session::{
-        self, Binding, Cause, KeyRequests, Origin, Ownership, Refusal, Rules, Sender, admit, decide, identify,
+        Binding, Cause, KeyRequests, Origin, Ownership, Refusal, Reply, Rules, Sender, admit, decide, identify,
         ownership, refusal_of,
     },
     slot::{AgentSlot, ConnectionId, Message, Millis, News, Route, StartupOutcome, plain_ip},
@@ -298,11 +298,12 @@ impl Worker {
             }
         }
         match &decision.news {
-            Some(News::Keepalive { keepalive, .. }) => {
-                if let Some(family) = keepalive.family() {
+            Some(News::Keepalive { keepalive, digest, .. }) if slot.says_something_new(*digest) => {
+                let said = keepalive.fields();
+                if let Some(family) = said.family() {
                     slot.set_family(family);
                 }
-                if let Some(version) = &keepalive.version {
+                if let Some(version) = said.version {
                     slot.set_version(version);
                 }
             }
@@ -312,13 +313,15 @@ impl Worker {
             }) => slot.set_version(version),
             _ => {}
         }
-        if let Some(reply) = decision.reply {
-            self.payload.clear();
-            reply.write(&mut self.payload);
-            if self.outgoing.send(slot, &origin.route, &self.payload).is_ok() && reply == session::Reply::Ack {
-                self.tallies.count(Tally::Acks);
-                slot.counts().add(Message::Ack);
+        match decision.reply {
+            Some(Reply::Ack) => self.outgoing.acknowledge(slot, origin.route),
+            Some(refusal) => {
+                self.payload.clear();
+                refusal.write(&mut self.payload);
+                // Lost: it was counted, and the agent asks again.
+                let _ = self.outgoing.send(slot, &origin.route, &self.payload);
             }
+            None => {}
         }
         if let Some(payload) = decision.event {
             slot.count_event(payload.len(), now);
@@ -456,6 +459,15 @@ fn kind_of(tally: Tally) -> Option<Message> {
         Tally::ControlUnknown => Message::Unknown,
         _ => return None,
     })
+}
+
+/// The task that sends the acknowledgements of each round. Runs as long as its worker.
+pub(crate) async fn acknowledge(worker: Shared) {
+    let waiting = worker.borrow().outgoing.acks_wait();
+    loop {
+        waiting.notified().await;
+        worker.borrow_mut().outgoing.send_acks();
+    }
 }
 
 impl HasAnalysis for Worker {

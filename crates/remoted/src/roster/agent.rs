@@ -123,24 +123,26 @@ impl SharedState {
 impl Inventory {
     /// What a keepalive says. The version stays when it says none.
     fn of(keepalive: &Keepalive, before: &Self) -> Self {
+        let said = keepalive.fields();
+        let owned = |text: Option<&str>| text.map(str::to_owned);
         let os = OsInfo {
-            name: keepalive.os_name.clone(),
-            version: keepalive.os_version.clone(),
-            major: keepalive.os_major.clone(),
-            minor: keepalive.os_minor.clone(),
-            build: keepalive.os_build.clone(),
-            codename: keepalive.os_codename.clone(),
-            platform: keepalive.os_platform.clone(),
-            arch: keepalive.os_arch.clone(),
-            uname: keepalive.os_uname.clone(),
+            name: owned(said.os_name),
+            version: owned(said.os_version),
+            major: owned(said.os_major),
+            minor: owned(said.os_minor),
+            build: owned(said.os_build),
+            codename: owned(said.os_codename),
+            platform: owned(said.os_platform),
+            arch: owned(said.os_arch),
+            uname: owned(said.os_uname),
         };
         Self {
-            version: keepalive.version.clone().or_else(|| before.version.clone()),
+            version: owned(said.version).or_else(|| before.version.clone()),
             os: (os != OsInfo::default()).then_some(os),
-            labels: keepalive.labels.clone(),
-            merged_sum: keepalive.merged_sum.clone(),
-            config_sum: keepalive.config_sum.clone(),
-            reported_ip: keepalive.agent_ip.clone(),
+            labels: said.labels.iter().map(|label| (*label).to_owned()).collect(),
+            merged_sum: owned(said.merged_sum),
+            config_sum: owned(said.config_sum),
+            reported_ip: owned(said.agent_ip),
             shared: before.shared.clone(),
         }
     }

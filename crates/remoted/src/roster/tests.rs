@@ -192,8 +192,8 @@ impl Stage {
     }
 
     fn keepalive(&mut self, id: &str, text: &str) {
-        let (slot, at, keepalive) = (self.hear(id), self.now.mono, Box::new(Keepalive::parse(text)));
-        if let Some(family) = keepalive.family() {
+        let (slot, at, keepalive) = (self.hear(id), self.now.mono, Keepalive::parse(text));
+        if let Some(family) = keepalive.fields().family() {
             slot.set_family(family);
         }
         let (peer, protocol, digest) = (PEER.parse().unwrap(), Protocol::Tcp, text.len() as u64);

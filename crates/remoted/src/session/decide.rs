@@ -111,13 +111,13 @@ pub fn decide<'p>(
             bound(Some(reply), Some(news), tally)
         }
         Some(FromAgent::Keepalive(text)) => {
-            let keepalive = Box::new(Keepalive::parse(&text));
+            let keepalive = Keepalive::parse(&text);
             let news = News::Keepalive {
                 slot: Arc::clone(slot),
                 at: now,
                 peer: origin.peer(),
                 protocol: origin.protocol(),
-                digest: digest(keepalive.text.as_bytes()),
+                digest: digest(keepalive.text().as_bytes()),
                 keepalive,
             };
             bound(Some(Reply::Ack), Some(news), Tally::Keepalives)

@@ -90,7 +90,7 @@ impl Shared {
         let sign = match news {
             News::Keepalive { slot, keepalive, .. } => Sign::Reported(Reported {
                 slot: Arc::clone(slot),
-                sum: keepalive.merged_sum.clone(),
+                sum: keepalive.merged_sum().map(str::to_owned),
             }),
             News::Startup { slot, .. } | News::Shutdown { slot, .. } => Sign::BrokenOff(slot.id.clone()),
             News::KeysReloaded { changed, removed, .. } if !(changed.is_empty() && removed.is_empty()) => Sign::Keys {

@@ -54,7 +54,7 @@ pub enum News {
         /// Over what.
         protocol: Protocol,
         /// What it says.
-        keepalive: Box<Keepalive>,
+        keepalive: Keepalive,
         /// A number for its text up to the last line feed: an identical one is known by it.
         digest: u64,
     },

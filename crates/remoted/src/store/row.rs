@@ -29,7 +29,7 @@ pub struct Row {
 }
 
 /// Whether an agent is there, in Unix milliseconds; 0 = never.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LivenessRow {
     /// Its status.
     pub status: AgentStatus,
@@ -61,6 +61,27 @@ pub struct LivenessRow {
     pub protocol: Option<Protocol>,
     /// How it seals its messages.
     pub form: CryptoForm,
+}
+
+impl LivenessRow {
+    /// Whether the other one says the same but for the times of what was heard and sent.
+    pub(super) fn differs_in_times_only(&self, other: &Self) -> bool {
+        let Self {
+            heard_ms,
+            keepalive_ms,
+            sent_ms,
+            period_ms,
+            ..
+        } = *other;
+        *other
+            == Self {
+                heard_ms,
+                keepalive_ms,
+                sent_ms,
+                period_ms,
+                ..*self
+            }
+    }
 }
 
 /// The inventory's columns that are lists or trees, as JSON, so that people can read them with the sqlite3 tool.

@@ -125,6 +125,42 @@ fn everything_about_an_agent_comes_back_as_it_was() {
 }
 
 #[test]
+fn row_that_differs_in_any_way_is_stored_as_it_is() {
+    let home = Home::new();
+    let first = row("001", AgentStatus::Active);
+    let later = LivenessRow {
+        heard_ms: 1_795_000_060_000,
+        keepalive_ms: 1_795_000_060_000,
+        sent_ms: 1_795_000_060_001,
+        period_ms: 30_000,
+        ..first.liveness
+    };
+    let mut store = home.open().store;
+    let elsewhere = Some("10.0.0.1:9".parse().unwrap());
+    for liveness in [
+        first.liveness,
+        later,
+        first.liveness,
+        LivenessRow { missed: 6, ..later },
+        LivenessRow {
+            peer: elsewhere,
+            ..first.liveness
+        },
+    ] {
+        let row = Row {
+            liveness,
+            ..first.clone()
+        };
+        let batch = Batch {
+            rows: vec![row.clone()],
+            ..Batch::default()
+        };
+        store.write(&batch).unwrap();
+        assert_eq!(home.rows().pop(), Some(row));
+    }
+}
+
+#[test]
 fn row_without_inventory_leaves_what_the_store_has() {
     let home = Home::new();
     let first = row("001", AgentStatus::Active);

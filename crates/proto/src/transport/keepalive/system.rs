@@ -1,15 +1,15 @@
 //! The operating system, out of the first line of a keepalive.
 
-use super::{Keepalive, said};
+use super::{Fields, said};
 
 /// The words that name a processor, in the order in which they are looked for.
 const ARCHITECTURES: [&str; 12] = [
     "x86_64", "i386", "i686", "sparc", "amd64", "i86pc", "ia64", "AIX", "armv6", "armv7", "aarch64", "arm64",
 ];
 
-impl Keepalive {
+impl<'k> Fields<'k> {
     /// Reads `<uname> [<name>|<platform>: <version> (<codename>)]` or `<name> [Ver: <version>] |<node> |<machine>`.
-    pub(super) fn read_system(&mut self, uname: &str) {
+    pub(super) fn read_system(&mut self, uname: &'k str) {
         if let Some((name, rest)) = uname.split_once(" [Ver: ") {
             self.os_uname = said(name);
             self.read_windows(name, rest);
@@ -23,9 +23,9 @@ impl Keepalive {
         }
     }
 
-    fn read_windows(&mut self, name: &str, rest: &str) {
+    fn read_windows(&mut self, name: &'k str, rest: &'k str) {
         let (version, behind) = rest.split_once(']').unwrap_or((rest, ""));
-        self.os_platform = Some("windows".to_owned());
+        self.os_platform = Some("windows");
         self.os_name = said(name);
         self.os_version = said(version);
         self.os_arch = behind.rsplit_once('|').and_then(|(_, machine)| said(machine.trim()));
@@ -43,7 +43,7 @@ impl Keepalive {
         self.os_build = said(build);
     }
 
-    fn read_distribution(&mut self, inside: &str) {
+    fn read_distribution(&mut self, inside: &'k str) {
         let (name, version) = match inside.split_once(": ") {
             Some((name, version)) => (name, Some(version)),
             None => (inside, None),
@@ -72,11 +72,8 @@ impl Keepalive {
     }
 }
 
-fn architecture(kernel: &str) -> Option<String> {
-    ARCHITECTURES
-        .into_iter()
-        .find(|word| kernel.contains(word))
-        .map(str::to_owned)
+fn architecture(kernel: &str) -> Option<&'static str> {
+    ARCHITECTURES.into_iter().find(|word| kernel.contains(word))
 }
 
 /// The digits at the front, and the rest.

@@ -30,8 +30,8 @@ fn whole_session(stage: &mut Stage, agent: &mut Agent, link: &mut Link, protocol
     let News::Keepalive { keepalive, digest, .. } = stage.news() else {
         panic!("keepalive")
     };
-    assert_eq!(keepalive.version.as_deref(), Some("Wazuh v4.14.7"));
-    assert_eq!(keepalive.agent_ip.as_deref(), Some("127.0.0.1"));
+    assert_eq!(keepalive.fields().version, Some("Wazuh v4.14.7"));
+    assert_eq!(keepalive.fields().agent_ip, Some("127.0.0.1"));
 
     agent.say(link, KEEPALIVE);
     assert_eq!(agent.hear(link), ACK);

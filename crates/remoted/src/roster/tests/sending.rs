@@ -77,7 +77,7 @@ fn answer_over_udp_is_acknowledged_each_time_it_comes() {
     let mut stage = Stage::with_agents(settings(), &["001"]);
     stage.keepalive("001", WAZUH);
     let slot = stage.hear("001");
-    let (at, peer, keepalive) = (stage.now.mono, PEER.parse().unwrap(), Box::new(Keepalive::parse(WAZUH)));
+    let (at, peer, keepalive) = (stage.now.mono, PEER.parse().unwrap(), Keepalive::parse(WAZUH));
     stage.news(News::Keepalive {
         slot,
         at,
