@@ -87,6 +87,9 @@ pub enum Command {
     /// As JSON, one object a line: {"sequence", "subject", "producer", "kind", "created_ms", "alert_level", "headers": {},
     /// "body": {}}.
     Events(Events),
+    /// open, list and end maintenance windows, in which agents are expected to go away
+    #[command(subcommand)]
+    Maintenance(crate::maintenance::MaintenanceCommand),
     /// say how events reach NATS, and look after the keys that they are signed with
     #[command(subcommand)]
     Nats(crate::nats::NatsCommand),
