@@ -1,67 +1,12 @@
 //! The account: what the fleet did, counted where it happens, and told in lines that a program can read.
 
-use std::time::Duration;
+mod table;
+mod tally;
+mod waits;
 
 use serde::Serialize;
 
-/// Everything that is counted. Field names are what `--output json` prints and never change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// Connections opened (TCP), sockets opened (UDP).
-    pub connects: u64,
-    /// Connections that could not be opened.
-    pub connect_failures: u64,
-    /// Connections that the manager closed.
-    pub closed_by_manager: u64,
-    /// Startups sent.
-    pub startups_sent: u64,
-    /// Startups acknowledged.
-    pub startups_acked: u64,
-    /// Startups answered with an error.
-    pub startups_refused: u64,
-    /// Startups that nobody answered in time.
-    pub startups_unanswered: u64,
-    /// Keepalives sent.
-    pub keepalives_sent: u64,
-    /// Keepalives acknowledged.
-    pub keepalives_acked: u64,
-    /// Acks that nobody had asked for: the manager's own sign of life.
-    pub unasked_acks: u64,
-    /// Times that an agent gave the manager up because it heard nothing.
-    pub manager_lost: u64,
-    /// Goodbyes sent.
-    pub shutdowns_sent: u64,
-    /// Events made.
-    pub events_made: u64,
-    /// Events handed to the operating system whole.
-    pub events_sent: u64,
-    /// Events made and then lost with their connection before the operating system had taken them.
-    pub events_unsent: u64,
-    /// Requests answered.
-    pub requests_answered: u64,
-    /// Answers repeated because the manager did not acknowledge them (UDP).
-    pub answers_repeated: u64,
-    /// Active responses received.
-    pub orders_received: u64,
-    /// Orders to reconnect.
-    pub reconnect_orders: u64,
-    /// Shared files received whole.
-    pub pushes_taken: u64,
-    /// Shared files whose sum was wrong, or that were broken off.
-    pub pushes_broken: u64,
-    /// Messages that an agent of this family does not know.
-    pub unknown_messages: u64,
-    /// Messages dropped because the manager's counter went back (OSSEC agents).
-    pub stale_counters: u64,
-    /// Messages that did not open.
-    pub undecodable: u64,
-    /// Datagrams longer than an OSSEC agent reads.
-    pub oversized: u64,
-    /// Bytes handed to the operating system, headers of TCP messages included.
-    pub bytes_sent: u64,
-    /// Bytes received.
-    pub bytes_received: u64,
-}
+pub use self::{tally::Tally, waits::Waits};
 
 /// How the fleet stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -105,6 +50,39 @@ pub enum Line {
         /// Since the first connection, or since the order that made the fleet incomplete.
         elapsed_ms: u64,
     },
+    /// An order of the scenario is carried out.
+    Scene {
+        /// Since every agent was acknowledged for the first time.
+        at_ms: u64,
+        /// The order.
+        order: String,
+    },
+    /// Agents reconnect all at once.
+    Storm {
+        /// How many.
+        count: usize,
+    },
+    /// Agents send and read no more.
+    Stalled {
+        /// How many.
+        count: usize,
+        /// Which.
+        names: Vec<String>,
+    },
+    /// Agents send more events than before for a while.
+    Flooding {
+        /// How many.
+        count: usize,
+        /// Which.
+        names: Vec<String>,
+    },
+    /// Further agents appear that have the keys of these.
+    Cloned {
+        /// How many.
+        count: usize,
+        /// Whose keys they have.
+        names: Vec<String>,
+    },
     /// Agents went away without goodbye.
     Killed {
         /// How many.
@@ -130,7 +108,7 @@ pub enum Line {
     },
 }
 
-/// Standing, counters and time in one flat object.
+/// Standing, counters and time in one flat object, and the same counters for each part of the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// How the fleet stands.
@@ -139,8 +117,26 @@ pub struct Report {
     /// What it did.
     #[serde(flatten)]
     pub tally: Tally,
-    /// Since the program began.
+    /// Since the first connection was asked for.
     pub elapsed_ms: u64,
+    /// The parts of the fleet; their counters add up to those above.
+    pub groups: Vec<Part>,
+}
+
+/// What one part of the fleet did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// Its name: that of the scenario, or of its kind of agents.
+    pub name: String,
+    /// Its kind of agents.
+    pub kind: String,
+    /// How many agents, or clones, it has.
+    pub members: usize,
+    /// How many of them have an acknowledged startup at this moment.
+    pub members_connected: usize,
+    /// What they did.
+    #[serde(flatten)]
+    pub tally: Tally,
 }
 
 impl Line {
@@ -170,59 +166,30 @@ impl Line {
             Self::Ready { connected, elapsed_ms } => {
                 format!("all {connected} agents acknowledged after {elapsed_ms} ms")
             }
-            Self::Killed { count, names } => format!("killed {count}: {}", names.join(" ")),
-            Self::Revived { count, names } => format!("revived {count}: {}", names.join(" ")),
-            Self::Status(report) => report.text("status"),
-            Self::Account(report) => report.text("account"),
+            Self::Scene { at_ms, order } => format!("at {:.1} s: {order}", millis_as_seconds(*at_ms)),
+            Self::Storm { count } => format!("{count} agents reconnect"),
+            Self::Stalled { count, names } => format!("{count} read no more: {}", listed(names)),
+            Self::Flooding { count, names } => format!("{count} flood: {}", listed(names)),
+            Self::Cloned { count, names } => format!("cloned {count}: {}", listed(names)),
+            Self::Killed { count, names } => format!("killed {count}: {}", listed(names)),
+            Self::Revived { count, names } => format!("revived {count}: {}", listed(names)),
+            Self::Status(report) => table::text(report, "status"),
+            Self::Account(report) => table::text(report, "account"),
         }
     }
 }
 
-impl Report {
-    fn text(&self, title: &str) -> String {
-        let Self {
-            standing,
-            tally,
-            elapsed_ms,
-        } = self;
-        format!(
-            "{title} after {:.1} s: {} of {} agents connected, {} killed\n  \
-             startups {} sent, {} acknowledged, {} refused, {} unanswered\n  \
-             keepalives {} sent, {} acknowledged; {} unasked acks\n  \
-             events {} made, {} sent, {} unsent; {} bytes out, {} in\n  \
-             connections {} opened, {} failed, {} closed by the manager, {} given up\n  \
-             requests {} answered, orders {}, files {} taken and {} broken\n  \
-             refused by agents: {} unknown, {} stale counters, {} undecodable, {} oversized",
-            Duration::from_millis(*elapsed_ms).as_secs_f32(),
-            standing.connected,
-            standing.agents,
-            standing.killed,
-            tally.startups_sent,
-            tally.startups_acked,
-            tally.startups_refused,
-            tally.startups_unanswered,
-            tally.keepalives_sent,
-            tally.keepalives_acked,
-            tally.unasked_acks,
-            tally.events_made,
-            tally.events_sent,
-            tally.events_unsent,
-            tally.bytes_sent,
-            tally.bytes_received,
-            tally.connects,
-            tally.connect_failures,
-            tally.closed_by_manager,
-            tally.manager_lost,
-            tally.requests_answered,
-            tally.orders_received,
-            tally.pushes_taken,
-            tally.pushes_broken,
-            tally.unknown_messages,
-            tally.stale_counters,
-            tally.undecodable,
-            tally.oversized,
-        )
-    }
+/// More names than these help nobody.
+const MAX_NAMES_TOLD: usize = 20;
+
+fn listed(names: &[String]) -> String {
+    let told = names.get(..MAX_NAMES_TOLD).unwrap_or(names);
+    let more = if told.len() < names.len() { " …" } else { "" };
+    format!("{}{more}", told.join(" "))
+}
+
+fn millis_as_seconds(millis: u64) -> f64 {
+    std::time::Duration::from_millis(millis).as_secs_f64()
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use muster_proto::transport::counter::Counter;
 
 use self::inbox::{Answer, Incoming};
 pub use self::{
-    habits::{EventLoad, Habits, Identity},
+    habits::{EventLoad, Habits, Identity, Rhythm, Sizes},
+    inbox::SharedFile,
     outbox::{Outbox, What},
 };
 use crate::{account::Tally, dice::Dice, mix::Kind};
@@ -55,7 +56,7 @@ pub enum Reconnect {
 
 /// One agent.
 pub struct Agent {
-    identity: Identity,
+    identity: Rc<Identity>,
     kind: Kind,
     habits: Rc<Habits>,
     dice: Dice,
@@ -66,19 +67,24 @@ pub struct Agent {
     hello_until: Option<Instant>,
     next_keepalive: Option<Instant>,
     next_event: Option<Instant>,
+    flood: Option<Flood>,
+    /// When the only keepalive that is not acknowledged was sent.
+    asked: Option<Instant>,
+    greeted: Option<Instant>,
     events_made: u64,
     started_once: bool,
     unacked_keepalives: u32,
     last_keepalive_unix: Option<i64>,
     merged_sum: Option<String>,
     incoming: Option<Incoming>,
+    taken: Option<SharedFile>,
     answers: Vec<Answer>,
     manager_counter: Option<Counter>,
 }
 
 impl Agent {
     /// An agent that has a key and no connection yet.
-    pub fn new(identity: Identity, kind: Kind, habits: Rc<Habits>, dice: Dice) -> Self {
+    pub fn new(identity: Rc<Identity>, kind: Kind, habits: Rc<Habits>, dice: Dice) -> Self {
         Self {
             identity,
             kind,
@@ -89,12 +95,16 @@ impl Agent {
             hello_until: None,
             next_keepalive: None,
             next_event: None,
+            flood: None,
+            asked: None,
+            greeted: None,
             events_made: 0,
             started_once: false,
             unacked_keepalives: 0,
             last_keepalive_unix: None,
             merged_sum: None,
             incoming: None,
+            taken: None,
             answers: Vec::new(),
             manager_counter: None,
         }
@@ -121,9 +131,9 @@ impl Agent {
     }
 
     /// A connection is there: says hello.
-    pub fn connected(&mut self, now: Now, out: &mut Outbox, tally: &mut Tally) {
+    pub fn connected(&mut self, now: Now, out: &mut Outbox) {
         self.phase = Phase::Greeting;
-        self.say_hello(now, out, tally);
+        self.say_hello(now, out);
     }
 
     /// The connection is gone.
@@ -133,6 +143,7 @@ impl Agent {
         self.next_keepalive = None;
         self.next_event = None;
         self.unacked_keepalives = 0;
+        self.asked = None;
         self.answers.clear();
         if self.incoming.take().is_some() {
             tally.pushes_broken += 1;
@@ -140,11 +151,29 @@ impl Agent {
     }
 
     /// It is being stopped: says goodbye if its family does.
-    pub fn goodbye(&mut self, out: &mut Outbox, tally: &mut Tally) {
+    pub fn goodbye(&mut self, out: &mut Outbox) {
         if self.phase == Phase::Connected && !self.kind.family.is_ossec() {
-            tally.shutdowns_sent += 1;
-            out.push(What::Control, b"#!-agent shutdown ");
+            out.push(What::Shutdown, b"#!-agent shutdown ");
         }
+    }
+
+    /// Sends these events instead of its own until then.
+    pub fn flood(&mut self, now: Instant, load: EventLoad, until: Instant) {
+        self.flood = Some(Flood { load, until });
+        if self.phase == Phase::Connected {
+            self.next_event = Some(now);
+        }
+    }
+
+    /// Nothing is read for it from now on: it misses nothing and gives nobody up.
+    pub fn deafen(&mut self) {
+        self.heard = None;
+        self.asked = None;
+    }
+
+    /// The shared file that has come whole, if it keeps them.
+    pub fn take_file(&mut self) -> Option<SharedFile> {
+        self.taken.take()
     }
 
     /// When [`due`](Self::due) should be called next.
@@ -173,7 +202,7 @@ impl Agent {
                 }
                 tally.startups_unanswered += 1;
                 if self.kind.family.is_ossec() {
-                    self.say_hello(now, out, tally);
+                    self.say_hello(now, out);
                     None
                 } else {
                     Some(Reconnect::Later)
@@ -184,7 +213,7 @@ impl Agent {
                     tally.manager_lost += 1;
                     return Some(Reconnect::Now);
                 }
-                self.keepalive_if_due(now, out, tally);
+                self.keepalive_if_due(now, out);
                 self.events_if_due(now, room, out, tally);
                 self.repeat_answers(now, out, tally);
                 None
@@ -197,13 +226,14 @@ impl Agent {
             .and_then(|heard| heard.checked_add(self.habits.reconnect_after))
     }
 
-    fn say_hello(&mut self, now: Now, out: &mut Outbox, tally: &mut Tally) {
-        tally.startups_sent += 1;
+    fn say_hello(&mut self, now: Now, out: &mut Outbox) {
+        self.greeted = Some(now.at);
         if self.kind.family.is_ossec() {
-            out.push(What::Control, b"#!-agent startup ");
+            out.push(What::Startup, b"#!-agent startup ");
             self.hello_until = now.at.checked_add(self.spread(self.habits.hello_repeat));
         } else {
-            out.push(What::Control, br#"#!-agent startup {"version":"v4.14.7"}"#);
+            let text = format!(r#"#!-agent startup {{"version":"v{}"}}"#, self.identity.version);
+            out.push(What::Startup, text.as_bytes());
             self.hello_until = now.at.checked_add(self.habits.ack_wait);
         }
     }
@@ -211,11 +241,14 @@ impl Agent {
     /// The startup was acknowledged.
     fn settle(&mut self, now: Now, out: &mut Outbox, tally: &mut Tally) {
         tally.startups_acked += 1;
+        if let Some(greeted) = self.greeted.take() {
+            tally.startup_wait.note(now.at.saturating_duration_since(greeted));
+        }
         self.phase = Phase::Connected;
         self.hello_until = None;
         if !self.started_once {
             self.started_once = true;
-            let Identity { name, address, .. } = &self.identity;
+            let Identity { name, address, .. } = &*self.identity;
             let module = if self.kind.family.is_ossec() {
                 "ossec"
             } else {
@@ -225,25 +258,28 @@ impl Agent {
             tally.events_made += 1;
             out.push(What::Event, text.as_bytes());
         }
-        self.send_keepalive(now, out, tally);
+        self.send_keepalive(now, out);
         // The rhythm begins anywhere within one period, so that a fleet started at once does not beat as one.
         let phase = self.part_of(self.habits.notify_time);
         self.next_keepalive = now.at.checked_add(phase);
-        if let Some(load) = self.habits.events {
+        let habits = Rc::clone(&self.habits);
+        if self.flood.is_some() {
+            self.next_event = Some(now.at);
+        } else if let Some(load) = &habits.events {
             let phase = self.part_of(load.every);
             self.next_event = now.at.checked_add(phase);
         }
     }
 
-    fn keepalive_if_due(&mut self, now: Now, out: &mut Outbox, tally: &mut Tally) {
+    fn keepalive_if_due(&mut self, now: Now, out: &mut Outbox) {
         if self.next_keepalive.is_some_and(|at| now.at >= at) {
-            self.send_keepalive(now, out, tally);
+            self.send_keepalive(now, out);
             self.next_keepalive = now.at.checked_add(self.habits.notify_time);
         }
     }
 
-    fn send_keepalive(&mut self, now: Now, out: &mut Outbox, tally: &mut Tally) {
-        tally.keepalives_sent += 1;
+    fn send_keepalive(&mut self, now: Now, out: &mut Outbox) {
+        self.asked = (self.unacked_keepalives == 0).then_some(now.at);
         self.unacked_keepalives = self.unacked_keepalives.saturating_add(1);
         self.last_keepalive_unix = Some(now.unix);
         let text = habits::keepalive_text(
@@ -252,13 +288,20 @@ impl Agent {
             self.merged_sum.as_deref().unwrap_or("x"),
             &mut self.dice,
         );
-        out.push(What::Control, text.as_bytes());
+        out.push(What::Keepalive, text.as_bytes());
     }
 
     fn events_if_due(&mut self, now: Now, room: Room, out: &mut Outbox, tally: &mut Tally) {
-        let Some(load) = self.habits.events else { return };
+        let habits = Rc::clone(&self.habits);
+        if self.flood.as_ref().is_some_and(|flood| now.at >= flood.until) {
+            self.flood = None;
+            let ordinary = habits.events.as_ref().map(|load| load.gap(&mut self.dice));
+            self.next_event = ordinary.and_then(|gap| now.at.checked_add(gap));
+        }
+        let flood = self.flood.take();
+        let load = flood.as_ref().map(|flood| &flood.load).or(habits.events.as_ref());
         let mut made = 0;
-        while let Some(at) = self.next_event.filter(|at| now.at >= *at) {
+        while let (Some(load), Some(at)) = (load, self.next_event.filter(|at| now.at >= *at)) {
             if room == Room::None || made >= MAX_EVENTS_AT_ONCE {
                 // Called again when the connection has drained; the schedule stands, so nothing is skipped.
                 break;
@@ -268,8 +311,9 @@ impl Agent {
             made += 1;
             let text = load.text(&self.identity.name, self.events_made, &mut self.dice);
             out.push(What::Event, &text);
-            self.next_event = at.checked_add(load.every);
+            self.next_event = at.checked_add(load.gap(&mut self.dice));
         }
+        self.flood = flood;
     }
 
     fn part_of(&mut self, whole: Duration) -> Duration {
@@ -281,6 +325,12 @@ impl Agent {
     fn spread(&mut self, wait: Duration) -> Duration {
         wait.saturating_add(self.part_of(wait))
     }
+}
+
+/// Events beyond the ordinary ones.
+struct Flood {
+    load: EventLoad,
+    until: Instant,
 }
 
 /// How many events are made in one go, so that one agent behind its schedule does not hold up the others.

@@ -29,6 +29,13 @@ impl Dice {
         self.roll().checked_rem(bound).unwrap_or(0)
     }
 
+    /// A length of time between things that happen by chance, once per unit on average: never more than 37.
+    pub fn exponential(&mut self) -> f64 {
+        // The upper 53 bits are as many as a fraction holds; one is added so that it is never zero.
+        let fraction = ((self.roll() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        -fraction.ln()
+    }
+
     /// The random field of a message's inner header.
     pub fn field(&mut self) -> u16 {
         let [low, high, ..] = self.roll().to_le_bytes();
@@ -55,6 +62,13 @@ mod tests {
         assert_eq!(one.roll(), two.roll());
         let mut fork = one.fork();
         assert_ne!(fork.roll(), one.roll());
+    }
+
+    #[test]
+    fn chance_keeps_its_average() {
+        let mut dice = Dice::new(1);
+        let sum: f64 = (0..10_000).map(|_| dice.exponential()).sum();
+        assert!((9_500.0..10_500.0).contains(&sum), "{sum}");
     }
 
     #[test]

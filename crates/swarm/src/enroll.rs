@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{agent::Identity, mix::Kind};
+use crate::{agent::Identity, scenario::Recruit};
 
 /// Enrollments under way at the same time.
 const AT_ONCE: usize = 32;
@@ -44,9 +44,9 @@ const MAX_REASONS: usize = 5;
 
 /// What an agent got.
 pub(crate) struct Enrolled {
+    pub(crate) recruit: Recruit,
     pub(crate) identity: Identity,
     pub(crate) key: Secret,
-    pub(crate) kind: Kind,
 }
 
 /// What a fleet got.
@@ -57,28 +57,24 @@ pub(crate) struct Outcome {
     pub(crate) reasons: Vec<String>,
 }
 
-/// Enrolls agents under these names; those that are refused are counted.
-pub(crate) async fn over_tls(
-    server: SocketAddr,
-    password: Option<&Secret>,
-    names: Vec<(String, Kind)>,
-) -> Result<Outcome> {
+/// Enrolls these agents; those that are refused are counted.
+pub(crate) async fn over_tls(server: SocketAddr, password: Option<&Secret>, recruits: Vec<Recruit>) -> Result<Outcome> {
     let request = Rc::new(Requests {
         server,
         password: password.cloned(),
         new: connector(&[&rustls::version::TLS13, &rustls::version::TLS12])?,
         old: connector(&[&rustls::version::TLS12])?,
     });
-    let names = Rc::new(names);
+    let recruits = Rc::new(recruits);
     let next = Rc::new(Cell::new(0));
     // Answers may come in any order; the fleet keeps the order of its names.
     let answers: Rc<RefCell<Vec<Option<Result<Enrolled>>>>> =
-        Rc::new(RefCell::new(names.iter().map(|_| None).collect()));
+        Rc::new(RefCell::new(recruits.iter().map(|_| None).collect()));
     let mut workers = JoinSet::new();
     for _ in 0..AT_ONCE {
-        let (request, names, next, answers) = (
+        let (request, recruits, next, answers) = (
             Rc::clone(&request),
-            Rc::clone(&names),
+            Rc::clone(&recruits),
             Rc::clone(&next),
             Rc::clone(&answers),
         );
@@ -86,8 +82,8 @@ pub(crate) async fn over_tls(
             loop {
                 let place = next.get();
                 next.set(place + 1);
-                let Some((name, kind)) = names.get(place) else { break };
-                let answer = request.until_answered(name, *kind).await;
+                let Some(recruit) = recruits.get(place) else { break };
+                let answer = request.until_answered(recruit).await;
                 if let Some(slot) = answers.borrow_mut().get_mut(place) {
                     *slot = Some(answer);
                 }
@@ -113,20 +109,21 @@ pub(crate) async fn over_tls(
     Ok(outcome)
 }
 
-/// Takes agents from the text of a key file, in its order.
-pub(crate) fn from_key_file(text: &[u8], kinds: &[Kind]) -> Outcome {
+/// Gives these agents the keys of a key file, in its order; they take its names.
+pub(crate) fn from_key_file(text: &[u8], recruits: Vec<Recruit>) -> Outcome {
     let enrolled = file::parse(text)
         .entries
         .into_iter()
-        .zip(kinds)
-        .map(|(entry, kind)| Enrolled {
+        .zip(recruits)
+        .map(|(entry, recruit)| Enrolled {
             identity: Identity {
                 id: entry.id.as_str().to_owned(),
                 name: entry.name.clone(),
                 address: entry.address.text().to_owned(),
+                version: Rc::clone(&recruit.version),
             },
             key: entry.key.clone(),
-            kind: *kind,
+            recruit,
         })
         .collect();
     Outcome {
@@ -168,15 +165,25 @@ enum Answer {
 }
 
 impl Requests {
-    async fn until_answered(&self, name: &str, kind: Kind) -> Result<Enrolled> {
+    async fn until_answered(&self, recruit: &Recruit) -> Result<Enrolled> {
         let mut pause = FIRST_PAUSE;
         let give_up = time::Instant::now() + PERSISTENCE;
+        let name = &recruit.name;
         loop {
-            let Ok(answer) = time::timeout(PATIENCE, self.once(name, kind)).await else {
+            let Ok(answer) = time::timeout(PATIENCE, self.once(recruit)).await else {
                 bail!("no answer to the enrollment of {name} within {} s", PATIENCE.as_secs());
             };
             match answer {
-                Ok(Answer::Key(identity, key)) => return Ok(Enrolled { identity, key, kind }),
+                Ok(Answer::Key(identity, key)) => {
+                    return Ok(Enrolled {
+                        recruit: recruit.clone(),
+                        identity: Identity {
+                            version: Rc::clone(&recruit.version),
+                            ..identity
+                        },
+                        key,
+                    });
+                }
                 Ok(Answer::Refused(text)) => bail!("{text}"),
                 Err(error) if time::Instant::now() >= give_up => return Err(error),
                 Err(error) => {
@@ -188,17 +195,21 @@ impl Requests {
         }
     }
 
-    async fn once(&self, name: &str, kind: Kind) -> Result<Answer> {
+    async fn once(&self, recruit: &Recruit) -> Result<Answer> {
         let stream = TcpStream::connect(self.server)
             .await
             .with_context(|| format!("cannot connect to {} for enrollment", self.server))?;
-        let connector = if kind.family.is_ossec() { &self.old } else { &self.new };
+        let connector = if recruit.kind.family.is_ossec() {
+            &self.old
+        } else {
+            &self.new
+        };
         let host = ServerName::IpAddress(self.server.ip().into());
         let mut tls = connector
             .connect(host, stream)
             .await
             .context("the TLS handshake of an enrollment failed")?;
-        tls.write_all(self.line(name, kind).expose().as_bytes())
+        tls.write_all(self.line(recruit).expose().as_bytes())
             .await
             .context("cannot send an enrollment")?;
         let mut answer = Vec::new();
@@ -211,14 +222,18 @@ impl Requests {
         parse_answer(&answer)
     }
 
-    fn line(&self, name: &str, kind: Kind) -> Secret {
+    fn line(&self, recruit: &Recruit) -> Secret {
         let password = self
             .password
             .as_ref()
             .map(|password| format!("OSSEC PASS: {} ", password.expose()))
             .unwrap_or_default();
-        let version = if kind.family.is_ossec() { "" } else { " V:'v4.14.7'" };
-        Secret::new(format!("{password}OSSEC A:'{name}'{version}\n"))
+        let version = if recruit.kind.family.is_ossec() {
+            String::new()
+        } else {
+            format!(" V:'v{}'", recruit.version)
+        };
+        Secret::new(format!("{password}OSSEC A:'{}'{version}\n", recruit.name))
     }
 }
 
@@ -234,6 +249,7 @@ fn parse_answer(answer: &[u8]) -> Result<Answer> {
                 id: id.to_owned(),
                 name: name.to_owned(),
                 address: address.to_owned(),
+                version: "".into(),
             };
             return Ok(Answer::Key(identity, Secret::new(key.to_owned())));
         }
@@ -328,9 +344,15 @@ mod tests {
 
     #[test]
     fn key_file_goes_out_and_comes_back() {
-        let kinds = crate::mix::Mix::default().deal(1);
+        let habits = crate::agent::Habits::stock(Duration::from_secs(20));
+        let kind = "ossec4".parse().unwrap();
+        let scenario = crate::scenario::Scenario {
+            groups: vec![crate::scenario::Group::of_kind(kind, 1, habits)],
+            ..crate::scenario::Scenario::default()
+        };
+        let recruits = scenario.recruits(1, crate::scenario::Naming::Through("sim-"));
         let text = format!("001 a any {}\n", "0".repeat(64));
-        let outcome = from_key_file(text.as_bytes(), &kinds);
+        let outcome = from_key_file(text.as_bytes(), recruits);
         assert_eq!(to_key_file(&outcome.enrolled), text);
     }
 }

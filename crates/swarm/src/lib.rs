@@ -7,6 +7,8 @@
 //!
 //! **It must never** know a daemon: what it knows of the manager is what an agent sees.
 //!
+//! What a fleet is made of and what happens to it comes from the command line or from a file ([`scenario`]).
+//!
 //! Read [`agent::Agent`] and [`account::Tally`] first.
 //!
 //! ```
@@ -27,6 +29,7 @@ mod enroll;
 mod fleet;
 mod link;
 pub mod mix;
+pub mod scenario;
 mod session;
 
 use std::{
@@ -54,8 +57,11 @@ use crate::{
     account::{Line, Standing},
     cli::{Cli, Output},
     command::Command,
+    descriptors::Needs,
     enroll::Outcome,
-    fleet::{Counters, Order, Running, millis},
+    fleet::{Counters, Launch, Order, Running, millis},
+    mix::Carrier,
+    scenario::{Recruit, Scenario},
 };
 
 /// Orders that may wait while the fleet is busy; whoever writes more waits.
@@ -90,20 +96,36 @@ async fn play(cli: &Cli) -> Result<ExitCode> {
     };
     tokio::pin!(quit);
 
-    let wanted = cli.wanted();
-    let granted = descriptors::grant(wanted).context("cannot raise the limit of open files")?;
-    if granted < wanted {
-        tell(&Line::Note {
-            text: format!("only {granted} of {wanted} agents: the limit of open files is too low"),
-        });
+    let mut scenario = cli.scenario()?;
+    if cli.check {
+        let _ = write!(io::stdout().lock(), "{}", scenario.plan());
+        return Ok(ExitCode::SUCCESS);
     }
-    let habits = cli.habits(granted)?;
-    let manager = resolve(&cli.connect).await?;
+    if let Some(folder) = &scenario.keep_files {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let wanted = cli.agents.unwrap_or_else(|| scenario.agents());
+    let mut recruits = scenario.recruits(wanted, cli.naming());
+    let needs = needs(&scenario, &recruits);
+    let granted = descriptors::grant(needs.all()).context("cannot raise the limit of open files")?;
+    let shares = needs.share(granted);
+    for text in shortage(needs, shares) {
+        tell(&Line::Note { text });
+    }
+    let mut tcp_left = shares.tcp;
+    recruits.retain(|recruit| {
+        recruit.kind.carrier == Carrier::Udp || {
+            let there_is_one = tcp_left > 0;
+            tcp_left = tcp_left.saturating_sub(1);
+            there_is_one
+        }
+    });
+    let manager = resolve(cli.connect.as_deref().unwrap_or_default()).await?;
     let mut orders = listen();
 
     let began = Instant::now();
     let outcome = tokio::select! {
-        outcome = keys(cli, granted) => outcome?,
+        outcome = keys(cli, recruits) => outcome?,
         () = &mut quit => return Ok(ExitCode::FAILURE),
     };
     if cli.keys.is_none() {
@@ -134,23 +156,72 @@ async fn play(cli: &Cli) -> Result<ExitCode> {
     } else {
         Counters::New
     };
-    let dice = Dice::new(cli.seed);
-    let running = Running::start(manager, habits, outcome.enrolled, counters, dice, standing);
-    let report = running.run(&mut orders, cli.duration, quit, &tell).await;
+    let duration = scenario.duration.take();
+    let dice = Dice::new(cli.seed.or(scenario.seed).unwrap_or(1));
+    let running = Running::start(Launch {
+        manager,
+        scenario,
+        agents: outcome.enrolled,
+        counters,
+        dice,
+        standing,
+        udp_sockets: shares.udp_sockets,
+    })
+    .context("cannot open the sockets that UDP agents share")?;
+    let report = running.run(&mut orders, duration, quit, &tell).await;
     tell(&Line::Account(report));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn keys(cli: &Cli, agents: usize) -> Result<Outcome> {
-    let kinds = cli.mix.clone().unwrap_or_default().deal(agents);
+async fn keys(cli: &Cli, recruits: Vec<Recruit>) -> Result<Outcome> {
     if let Some(path) = &cli.keys {
         let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        return Ok(enroll::from_key_file(&text, &kinds));
+        return Ok(enroll::from_key_file(&text, recruits));
     }
     let server = resolve(cli.enroll.as_deref().unwrap_or_default()).await?;
     let password = cli.password_file.as_deref().map(first_line).transpose()?;
-    let names = cli.names(agents).into_iter().zip(kinds).collect();
-    enroll::over_tls(server, password.as_ref(), names).await
+    enroll::over_tls(server, password.as_ref(), recruits).await
+}
+
+/// What the fleet needs sockets for.
+fn needs(scenario: &Scenario, recruits: &[Recruit]) -> Needs {
+    let udp = recruits
+        .iter()
+        .filter(|recruit| recruit.kind.carrier == Carrier::Udp)
+        .count();
+    let groups = scenario.groups.iter().enumerate();
+    let udp_least = groups
+        .filter(|(place, group)| {
+            group.kind.carrier == Carrier::Udp && recruits.iter().any(|recruit| recruit.group == *place)
+        })
+        .map(|(_, group)| group.sources.len().max(1))
+        .sum();
+    let clones = scenario.story.iter().filter_map(|scene| match &scene.command {
+        Command::Clone(who, _) => Some(who.at_most(recruits.len())),
+        _ => None,
+    });
+    Needs {
+        tcp: recruits.len() - udp,
+        udp,
+        udp_least,
+        udp_most: scenario.udp_sockets.unwrap_or(usize::MAX),
+        clones: clones.sum(),
+    }
+}
+
+/// What to say when the system grants less than is asked for.
+fn shortage(needs: Needs, shares: descriptors::Shares) -> Vec<String> {
+    let mut notes = Vec::new();
+    if shares.tcp < needs.tcp {
+        notes.push(format!(
+            "only {} of {} TCP agents: each needs a descriptor, and the hard limit of open files is too low",
+            shares.tcp, needs.tcp
+        ));
+    }
+    if shares.udp_sockets < needs.udp {
+        notes.push(format!("{} UDP agents share {} sockets", needs.udp, shares.udp_sockets));
+    }
+    notes
 }
 
 async fn resolve(place: &str) -> Result<SocketAddr> {

@@ -1,17 +1,32 @@
-//! The socket under an agent: a TCP connection with its frames, or a connected UDP socket.
+//! The socket under an agent: a TCP connection with its frames, a connected UDP socket, or a part of a shared one.
 
-use std::{collections::VecDeque, io, net::SocketAddr};
+pub(crate) mod shared;
 
-use muster_proto::transport::frame;
-use tokio::{
-    io::Interest,
-    net::{TcpStream, UdpSocket},
+use std::{
+    collections::VecDeque,
+    future::pending,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+    rc::Rc,
 };
 
+use muster_proto::transport::frame;
+use nix::{
+    libc,
+    sys::socket::{Shutdown, setsockopt, shutdown, sockopt},
+};
+use tokio::{
+    io::Interest,
+    net::{TcpSocket, TcpStream, UdpSocket},
+};
+
+use self::shared::{Letter, Member, Port};
 use crate::{
     account::Tally,
     agent::{Room, What},
     mix::Carrier,
+    session::Seat,
 };
 
 /// With more than this waiting for the operating system, no further events are made.
@@ -25,8 +40,8 @@ pub(crate) struct Link {
     /// How many bytes have been put into `waiting`, and how many have left it, since the connection began.
     put: u64,
     left: u64,
-    /// Where in that count each event ends that is not yet out.
-    event_ends: VecDeque<u64>,
+    /// Where in that count each message ends that is not yet out.
+    ends: VecDeque<(u64, What)>,
     /// The beginning of a message that has not come whole (TCP).
     partial: frame::FrameReader,
 }
@@ -34,23 +49,40 @@ pub(crate) struct Link {
 enum Socket {
     Tcp(TcpStream),
     Udp(UdpSocket),
+    Shared(Rc<Port>, Rc<Member>),
+}
+
+/// Where a connection begins: the wanted address, and any port.
+fn local(source: Option<IpAddr>, manager: SocketAddr) -> SocketAddr {
+    let any: IpAddr = if manager.is_ipv4() {
+        [0, 0, 0, 0].into()
+    } else {
+        [0_u16; 8].into()
+    };
+    (source.unwrap_or(any), 0).into()
 }
 
 impl Link {
-    pub(crate) async fn open(carrier: Carrier, manager: SocketAddr) -> io::Result<Self> {
-        let socket = match carrier {
-            Carrier::Tcp => {
-                let stream = TcpStream::connect(manager).await?;
+    /// Connects an agent from its source address, or joins the socket that it shares.
+    pub(crate) async fn open(seat: &Rc<Seat>, manager: SocketAddr) -> io::Result<Self> {
+        let source = seat.source;
+        let socket = match (seat.group.kind.carrier, &seat.port) {
+            (Carrier::Tcp, _) => {
+                let socket = if manager.is_ipv4() {
+                    TcpSocket::new_v4()?
+                } else {
+                    TcpSocket::new_v6()?
+                };
+                if source.is_some() {
+                    socket.bind(local(source, manager))?;
+                }
+                let stream = socket.connect(manager).await?;
                 stream.set_nodelay(true)?;
                 Socket::Tcp(stream)
             }
-            Carrier::Udp => {
-                let any: SocketAddr = if manager.is_ipv4() {
-                    ([0, 0, 0, 0], 0).into()
-                } else {
-                    ([0_u16; 8], 0).into()
-                };
-                let socket = UdpSocket::bind(any).await?;
+            (Carrier::Udp, Some(port)) => Socket::Shared(Rc::clone(port), port.join(seat).await?),
+            (Carrier::Udp, None) => {
+                let socket = UdpSocket::bind(local(source, manager)).await?;
                 socket.connect(manager).await?;
                 // Until tokio has once seen the socket writable, nothing is sent at all.
                 socket.writable().await?;
@@ -62,21 +94,26 @@ impl Link {
             waiting: Vec::new(),
             put: 0,
             left: 0,
-            event_ends: VecDeque::new(),
+            ends: VecDeque::new(),
             partial: frame::FrameReader::new(),
         })
     }
 
-    /// Waits until there is something to read, or, while bytes wait, until some can be written.
-    pub(crate) async fn ready(&self) -> io::Result<()> {
-        let interest = if self.waiting.is_empty() {
-            Interest::READABLE
-        } else {
-            Interest::READABLE | Interest::WRITABLE
+    /// Waits until there is something to read, if that is wanted, or, while bytes wait, until some can be written.
+    pub(crate) async fn ready(&self, reads: bool) -> io::Result<()> {
+        let interest = match (reads, self.waiting.is_empty()) {
+            (true, true) => Interest::READABLE,
+            (true, false) => Interest::READABLE | Interest::WRITABLE,
+            (false, false) => Interest::WRITABLE,
+            (false, true) => return pending().await,
         };
         match &self.socket {
             Socket::Tcp(stream) => stream.ready(interest).await.map(drop),
-            Socket::Udp(socket) => socket.ready(Interest::READABLE).await.map(drop),
+            Socket::Udp(socket) => socket.ready(interest).await.map(drop),
+            Socket::Shared(_, member) => {
+                member.arrived().await;
+                Ok(())
+            }
         }
     }
 
@@ -95,30 +132,29 @@ impl Link {
     /// Puts a sealed message on its way. A datagram that the operating system does not take at once is lost, as
     /// datagrams are.
     pub(crate) fn put(&mut self, what: What, sealed: &[u8], tally: &mut Tally) {
-        match &self.socket {
+        let sent = match &self.socket {
             Socket::Tcp(_) => {
                 let before = self.waiting.len();
                 frame::append(&mut self.waiting, sealed);
                 self.put += as_u64(self.waiting.len() - before);
-                if what == What::Event {
-                    self.event_ends.push_back(self.put);
-                }
+                self.ends.push_back((self.put, what));
+                return;
             }
-            Socket::Udp(socket) => {
-                // A refusal that was reported for an earlier datagram is not this one's: try once more.
-                let sent = socket.try_send(sealed).or_else(|_| socket.try_send(sealed));
-                match sent {
-                    Ok(bytes) => tally.bytes_sent += as_u64(bytes),
-                    Err(_) if what == What::Event => {
-                        tally.events_unsent += 1;
-                        return;
-                    }
-                    Err(_) => return,
+            // A refusal that was reported for an earlier datagram is not this one's: try once more.
+            Socket::Udp(socket) => socket.try_send(sealed).or_else(|_| socket.try_send(sealed)),
+            Socket::Shared(port, member) => {
+                if matches!(what, What::Startup | What::Keepalive | What::Answer) {
+                    port.expect(member);
                 }
-                if what == What::Event {
-                    tally.events_sent += 1;
-                }
+                port.send(sealed)
             }
+        };
+        match sent {
+            Ok(bytes) => {
+                tally.bytes_sent += as_u64(bytes);
+                tally.sent(what);
+            }
+            Err(_) => tally.unsent(what),
         }
     }
 
@@ -145,9 +181,11 @@ impl Link {
         }
         self.left += as_u64(written);
         tally.bytes_sent += as_u64(written);
-        while self.event_ends.front().is_some_and(|end| *end <= self.left) {
-            self.event_ends.pop_front();
-            tally.events_sent += 1;
+        while let Some((_, what)) = self.ends.pop_front_if(|(end, _)| *end <= self.left) {
+            tally.sent(what);
+        }
+        if self.ends.is_empty() {
+            self.ends = VecDeque::new();
         }
         outcome
     }
@@ -157,6 +195,7 @@ impl Link {
         let read = match &self.socket {
             Socket::Tcp(stream) => stream.try_read(scratch),
             Socket::Udp(socket) => socket.try_recv(scratch),
+            Socket::Shared(..) => return Ok(None),
         };
         match read {
             Ok(bytes) => {
@@ -175,7 +214,33 @@ impl Link {
     pub(crate) fn carrier(&self) -> Carrier {
         match self.socket {
             Socket::Tcp(_) => Carrier::Tcp,
-            Socket::Udp(_) => Carrier::Udp,
+            Socket::Udp(_) | Socket::Shared(..) => Carrier::Udp,
+        }
+    }
+
+    /// What came through a shared socket.
+    pub(crate) fn next_letter(&self) -> Option<Letter> {
+        match &self.socket {
+            Socket::Tcp(_) | Socket::Udp(_) => None,
+            Socket::Shared(_, member) => member.next_letter(),
+        }
+    }
+
+    /// Nothing more will be sent; what the manager sends is still heard.
+    pub(crate) fn finish(&self) {
+        if let Socket::Tcp(stream) = &self.socket {
+            let _ = shutdown(stream.as_raw_fd(), Shutdown::Write);
+        }
+    }
+
+    /// When it is closed, the manager gets a reset.
+    pub(crate) fn reset_on_close(&self) {
+        if let Socket::Tcp(stream) = &self.socket {
+            let at_once = libc::linger {
+                l_onoff: 1,
+                l_linger: 0,
+            };
+            let _ = setsockopt(stream, sockopt::Linger, &at_once);
         }
     }
 
@@ -184,9 +249,19 @@ impl Link {
         &mut self.partial
     }
 
-    /// The connection is over: counts the events that it takes along.
+    /// The connection is over: counts the messages that it takes along.
     pub(crate) fn close(self, tally: &mut Tally) {
-        tally.events_unsent += as_u64(self.event_ends.len());
+        for (_, what) in &self.ends {
+            tally.unsent(*what);
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Socket::Shared(port, member) = &self.socket {
+            port.leave(member);
+        }
     }
 }
 

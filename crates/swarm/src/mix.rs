@@ -31,12 +31,20 @@ impl Family {
         !matches!(self, Self::Wazuh)
     }
 
-    /// The version that it calls itself.
+    /// The version that it has unless told otherwise.
     pub fn version(self) -> &'static str {
         match self {
-            Self::Wazuh => "Wazuh v4.14.7",
-            Self::Ossec3 => "OSSEC HIDS v3.7.0",
-            Self::Ossec4 => "OSSEC HIDS v4.2.0",
+            Self::Wazuh => "4.14.7",
+            Self::Ossec3 => "3.7.0",
+            Self::Ossec4 => "4.2.0",
+        }
+    }
+
+    /// What it calls itself in a keepalive, in front of `v` and its version.
+    pub fn product(self) -> &'static str {
+        match self {
+            Self::Wazuh => "Wazuh",
+            Self::Ossec3 | Self::Ossec4 => "OSSEC HIDS",
         }
     }
 }
@@ -114,6 +122,18 @@ impl Kind {
     }
 }
 
+impl FromStr for Kind {
+    type Err = MixError;
+
+    fn from_str(name: &str) -> Result<Self, MixError> {
+        KINDS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, kind)| *kind)
+            .ok_or_else(|| MixError::UnknownKind(name.to_owned()))
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
@@ -155,23 +175,41 @@ impl Mix {
     /// # Ok::<(), muster_swarm::mix::MixError>(())
     /// ```
     pub fn deal(&self, agents: usize) -> Vec<Kind> {
-        let total = i64::from(self.total());
-        let mut credit: Vec<i64> = vec![0; self.0.len()];
-        (0..agents)
-            .filter_map(|_| {
-                for (credit, (_, share)) in credit.iter_mut().zip(&self.0) {
-                    *credit += i64::from(*share);
-                }
-                // The kind that is furthest behind its share is next; of equals, the one named first.
-                let (place, most) = credit
-                    .iter_mut()
-                    .enumerate()
-                    .max_by_key(|(place, credit)| (**credit, -signed(*place)))?;
-                *most -= total;
-                self.0.get(place).map(|(kind, _)| *kind)
-            })
+        let shares: Vec<u32> = self.0.iter().map(|(_, share)| *share).collect();
+        deal(&shares, agents)
+            .into_iter()
+            .filter_map(|place| self.0.get(place).map(|(kind, _)| *kind))
             .collect()
     }
+
+    /// The kinds and their shares, in the order in which they were named.
+    pub fn shares(&self) -> &[(Kind, u32)] {
+        &self.0
+    }
+}
+
+/// Deals `agents` places to shares, interleaved so that every run of agents has all of them in it: which share each
+/// agent belongs to.
+pub(crate) fn deal(shares: &[u32], agents: usize) -> Vec<usize> {
+    let total: i64 = shares.iter().map(|share| i64::from(*share)).sum();
+    let mut credit: Vec<i64> = vec![0; shares.len()];
+    if total == 0 {
+        return Vec::new();
+    }
+    (0..agents)
+        .filter_map(|_| {
+            for (credit, share) in credit.iter_mut().zip(shares) {
+                *credit += i64::from(*share);
+            }
+            // What is furthest behind its share is next; of equals, the one named first.
+            let (place, most) = credit
+                .iter_mut()
+                .enumerate()
+                .max_by_key(|(place, credit)| (**credit, -signed(*place)))?;
+            *most -= total;
+            Some(place)
+        })
+        .collect()
 }
 
 fn signed(place: usize) -> i64 {
@@ -188,19 +226,19 @@ impl FromStr for Mix {
     type Err = MixError;
 
     fn from_str(text: &str) -> Result<Self, MixError> {
-        let mut shares = Vec::new();
+        let mut shares: Vec<(Kind, u32)> = Vec::new();
         let mut total = 0_u32;
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (name, share) = part
                 .split_once('=')
                 .ok_or_else(|| MixError::Malformed(part.to_owned()))?;
             let share: u32 = share.trim().parse().map_err(|_| MixError::Malformed(part.to_owned()))?;
-            let (_, kind) = KINDS
-                .iter()
-                .find(|(known, _)| *known == name.trim())
-                .ok_or_else(|| MixError::UnknownKind(name.trim().to_owned()))?;
+            let kind: Kind = name.trim().parse()?;
             total = total.checked_add(share).ok_or(MixError::Sum)?;
-            shares.push((*kind, share));
+            match shares.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, sum)) => *sum += share,
+                None => shares.push((kind, share)),
+            }
         }
         if total == 0 {
             Err(MixError::Sum)
@@ -242,6 +280,13 @@ mod tests {
                 (2, 1, 1)
             );
         }
+    }
+
+    #[test]
+    fn a_kind_named_twice_has_the_sum() {
+        let mix: Mix = "ossec3=1,ossec4=1,ossec3=2".parse().unwrap();
+        assert_eq!((mix.shares().len(), mix.total()), (2, 4));
+        assert_eq!(count(&mix.deal(4), "ossec3"), 3);
     }
 
     #[test]

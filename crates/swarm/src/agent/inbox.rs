@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, tz::TimeZone};
 use md5::{Digest, Md5};
-use muster_proto::transport::counter::{Counter, Verdict, verify};
+use muster_proto::transport::{
+    counter::{Counter, Verdict, verify},
+    envelope::CryptoForm,
+};
 
 use super::{Agent, Now, Outbox, Phase, Reconnect, What};
 use crate::{account::Tally, mix::Carrier};
@@ -16,10 +19,21 @@ const ANSWER_PAUSE: Duration = Duration::from_secs(1);
 /// Answers that wait for their ack; more than these are not repeated.
 const MAX_WAITING_ANSWERS: usize = 16;
 
-/// A shared file on its way in. Only its sum is kept, not its content.
+/// The longest shared file whose content is kept.
+const MAX_KEPT_FILE_LEN: usize = 64 * 1024 * 1024;
+
+/// A shared file on its way in. Its content is kept only if the agent keeps files.
 pub(super) struct Incoming {
     expected: String,
     sum: Md5,
+    content: Vec<u8>,
+}
+
+/// A shared file that has come whole.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SharedFile {
+    /// What it holds.
+    pub content: Vec<u8>,
 }
 
 /// An answer that the manager has not acknowledged.
@@ -88,12 +102,17 @@ impl Agent {
             if self.unacked_keepalives > 0 {
                 self.unacked_keepalives -= 1;
                 tally.keepalives_acked += 1;
+                if let Some(asked) = self.asked.take() {
+                    tally.keepalive_wait.note(now.at.saturating_duration_since(asked));
+                }
             } else {
                 tally.unasked_acks += 1;
             }
         } else if let Some(head) = control.strip_prefix(b"up file ") {
+            tally.push_messages += 1;
             self.file_begins(head, tally);
         } else if control == b"close file " {
+            tally.push_messages += 1;
             self.file_ends(tally);
         } else if control.starts_with(b"execd ") || control == b"syscheck restart" {
             tally.orders_received += 1;
@@ -120,16 +139,18 @@ impl Agent {
         }
         let answer = match data {
             b"agent getstate" => self.state_text(now),
+            b"agent getconfig client" => self.config_text(),
+            _ if data.starts_with(b"agent getconfig ") => "err Could not get requested section".to_owned(),
             _ if data.starts_with(b"agent ") => "err Unrecognized command".to_owned(),
             _ => "err No such file or directory".to_owned(),
         };
         tally.requests_answered += 1;
         let udp = self.kind.carrier == Carrier::Udp;
         if udp {
-            out.push(What::Control, format!("#!-req {counter} ack").as_bytes());
+            out.push(What::Answer, format!("#!-req {counter} ack").as_bytes());
         }
         let text = format!("#!-req {counter} {answer}").into_bytes();
-        out.push(What::Control, &text);
+        out.push(What::Answer, &text);
         if udp && self.answers.len() < MAX_WAITING_ANSWERS {
             self.answers.retain(|answer| answer.counter != counter);
             self.answers.push(Answer {
@@ -150,6 +171,19 @@ impl Agent {
         )
     }
 
+    fn config_text(&self) -> String {
+        format!(
+            r#"ok {{"client":{{"config-profile":"swarm","notify_time":{},"time-reconnect":{},"force_reconnect_interval":0,"auto_restart":"no","remote_conf":"yes","crypto_method":"{}"}}}}"#,
+            self.habits.notify_time.as_secs(),
+            self.habits.reconnect_after.as_secs(),
+            if self.kind.form == CryptoForm::Blowfish {
+                "blowfish"
+            } else {
+                "aes"
+            },
+        )
+    }
+
     pub(super) fn repeat_answers(&mut self, now: Now, out: &mut Outbox, tally: &mut Tally) {
         self.answers.retain_mut(|answer| {
             if answer.repeat_at.is_some_and(|at| now.at < at) {
@@ -161,7 +195,7 @@ impl Agent {
             answer.attempts += 1;
             answer.repeat_at = now.at.checked_add(ANSWER_PAUSE);
             tally.answers_repeated += 1;
-            out.push(What::Control, &answer.text);
+            out.push(What::Answer, &answer.text);
             true
         });
     }
@@ -176,24 +210,34 @@ impl Agent {
         self.incoming = Some(Incoming {
             expected: expected.to_owned(),
             sum: Md5::new(),
+            content: Vec::new(),
         });
     }
 
     fn file_piece(&mut self, piece: &[u8], tally: &mut Tally) {
+        tally.push_messages += 1;
         match &mut self.incoming {
-            Some(incoming) => incoming.sum.update(piece),
+            Some(incoming) => {
+                incoming.sum.update(piece);
+                if self.habits.keeps_files && incoming.content.len() + piece.len() <= MAX_KEPT_FILE_LEN {
+                    incoming.content.extend_from_slice(piece);
+                }
+            }
             None => tally.unknown_messages += 1,
         }
     }
 
     fn file_ends(&mut self, tally: &mut Tally) {
-        let Some(Incoming { expected, sum }) = self.incoming.take() else {
+        let Some(Incoming { expected, sum, content }) = self.incoming.take() else {
             return;
         };
         let sum: String = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         if sum == expected {
             tally.pushes_taken += 1;
             self.merged_sum = Some(sum);
+            if self.habits.keeps_files {
+                self.taken = Some(SharedFile { content });
+            }
         } else {
             tally.pushes_broken += 1;
             self.merged_sum = None;

@@ -1,10 +1,16 @@
 //! What an agent wants sent, in order, in one buffer that all agents share.
 
-/// What a payload is, for the account.
+/// What a message is, for the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A control message.
-    Control,
+    /// A startup.
+    Startup,
+    /// A keepalive.
+    Keepalive,
+    /// A goodbye.
+    Shutdown,
+    /// An answer to a request, or its acknowledgement.
+    Answer,
     /// An event.
     Event,
 }

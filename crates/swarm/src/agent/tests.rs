@@ -20,9 +20,10 @@ impl Stage {
             id: "001".into(),
             name: "web-01".into(),
             address: "any".into(),
+            version: kind.family.version().into(),
         };
         Self {
-            agent: Agent::new(identity, kind, Rc::new(habits), Dice::new(3)),
+            agent: Agent::new(Rc::new(identity), kind, Rc::new(habits), Dice::new(3)),
             out: Outbox::default(),
             tally: Tally::default(),
             begin: Instant::now(),
@@ -48,7 +49,7 @@ impl Stage {
 
     fn connect(&mut self) -> Vec<String> {
         let now = self.now();
-        self.agent.connected(now, &mut self.out, &mut self.tally);
+        self.agent.connected(now, &mut self.out);
         self.sent()
     }
 
@@ -76,6 +77,9 @@ impl Stage {
     }
 
     fn sent(&mut self) -> Vec<String> {
+        for (what, _) in self.out.payloads() {
+            self.tally.sent(what);
+        }
         let texts = self
             .out
             .payloads()
@@ -258,20 +262,17 @@ fn only_ossec_agents_drop_messages_whose_counter_goes_back() {
 #[test]
 fn goodbye_is_said_by_wazuh_agents_only() {
     let mut wazuh = Stage::new("wazuh-aes-tcp").settled();
-    wazuh.agent.goodbye(&mut wazuh.out, &mut wazuh.tally);
+    wazuh.agent.goodbye(&mut wazuh.out);
     assert_eq!(wazuh.sent(), ["#!-agent shutdown "]);
     let mut ossec = Stage::new("ossec3").settled();
-    ossec.agent.goodbye(&mut ossec.out, &mut ossec.tally);
+    ossec.agent.goodbye(&mut ossec.out);
     assert!(ossec.sent().is_empty());
 }
 
 #[test]
 fn events_keep_their_rate_and_wait_while_there_is_no_room() {
     let mut habits = Habits::stock(Duration::from_secs(1000));
-    habits.events = Some(EventLoad {
-        every: Duration::from_millis(100),
-        size: 120,
-    });
+    habits.events = Some(EventLoad::even(Duration::from_millis(100), 120));
     let mut stage = Stage::with("wazuh-aes-tcp", habits).settled();
     stage.at += SECOND;
     let now = stage.now();
@@ -297,7 +298,7 @@ fn events_keep_their_rate_and_wait_while_there_is_no_room() {
 
 #[test]
 fn an_event_smaller_than_its_fixed_text_is_that_text() {
-    let load = EventLoad { every: SECOND, size: 1 };
+    let load = EventLoad::even(SECOND, 1);
     let text = load.text("a", 1, &mut Dice::new(1));
     assert_eq!(text, b"1:/var/log/syslog:a swarm[1]: event 1 of a ");
 }
@@ -309,4 +310,128 @@ fn a_connection_that_ends_inside_a_push_counts_as_a_broken_push() {
     stage.agent.disconnected(&mut stage.tally);
     assert_eq!(stage.tally.pushes_broken, 1);
     assert_eq!(stage.agent.next_due(), None);
+}
+
+#[test]
+fn a_version_of_its_own_is_said_at_startup_and_in_keepalives() {
+    let mut stage = Stage::new("wazuh-aes-tcp");
+    let identity = Identity {
+        version: "4.9.2".into(),
+        ..stage.agent.identity().clone()
+    };
+    stage.agent = Agent::new(
+        Rc::new(identity),
+        stage.agent.kind(),
+        Rc::new(Habits::stock(SECOND)),
+        Dice::new(1),
+    );
+    assert_eq!(stage.connect(), [r#"#!-agent startup {"version":"v4.9.2"}"#]);
+    stage.hear(b"#!-agent ack ");
+    assert!(stage.sent()[1].contains(" - Wazuh v4.9.2\n"));
+}
+
+#[test]
+fn a_flood_ends_at_its_time_and_ordinary_events_go_on() {
+    let mut habits = Habits::stock(1000 * SECOND);
+    habits.events = Some(EventLoad::even(SECOND, 120));
+    let mut stage = Stage::with("wazuh-aes-tcp", habits).settled();
+    let events = |stage: &mut Stage| stage.sent().iter().filter(|text| text.starts_with("1:/")).count();
+    let until = stage.now().at + SECOND;
+    stage
+        .agent
+        .flood(stage.begin, EventLoad::even(Duration::from_millis(100), 50), until);
+    stage.pass(Duration::from_millis(950));
+    assert_eq!(events(&mut stage), 10);
+    stage.pass(SECOND);
+    assert_eq!(events(&mut stage), 0);
+    for _ in 0..10 {
+        stage.pass(SECOND);
+    }
+    assert_eq!(events(&mut stage), 10);
+}
+
+#[test]
+fn a_flood_without_pause_makes_few_events_at_a_time() {
+    let mut stage = Stage::new("wazuh-aes-udp").settled();
+    let until = stage.begin + 10 * SECOND;
+    stage
+        .agent
+        .flood(stage.begin, EventLoad::even(Duration::from_nanos(1), 50), until);
+    stage.pass(SECOND);
+    let sent = stage.sent();
+    assert_eq!(
+        sent.iter().filter(|text| text.starts_with("1:")).count(),
+        MAX_EVENTS_AT_ONCE
+    );
+}
+
+#[test]
+fn sizes_and_moments_follow_their_distribution() {
+    let load = EventLoad {
+        every: SECOND,
+        rhythm: Rhythm::Random,
+        sizes: crate::scenario::words::sizes("100:90, 1000..2000:10").unwrap(),
+    };
+    let mut dice = Dice::new(1);
+    let sizes: Vec<usize> = (0..2000)
+        .map(|number| load.text("a", number, &mut dice).len())
+        .collect();
+    let small = sizes.iter().filter(|size| **size == 100).count();
+    assert!((1700..1900).contains(&small), "{small}");
+    assert!(sizes.iter().all(|size| *size == 100 || (1000..=2000).contains(size)));
+    let mut habits = Habits::stock(100_000 * SECOND);
+    habits.events = Some(load);
+    let mut stage = Stage::with("wazuh-aes-tcp", habits).settled();
+    let mut counts = Vec::new();
+    for _ in 0..1000 {
+        stage.pass(SECOND);
+        counts.push(stage.sent().len());
+    }
+    let all: usize = counts.iter().sum();
+    assert!((900..1100).contains(&all), "{all}");
+    assert!(counts.contains(&0) && counts.contains(&3), "as if by chance");
+}
+
+#[test]
+fn an_agent_that_reads_nothing_gives_nobody_up() {
+    let mut stage = Stage::new("wazuh-aes-tcp").settled();
+    stage.agent.deafen();
+    for _ in 0..10 {
+        assert_eq!(stage.pass(10 * SECOND), None);
+    }
+    stage.sent();
+    assert!(stage.tally.keepalives_sent >= 9);
+}
+
+#[test]
+fn waits_for_acks_are_noted() {
+    let mut stage = Stage::new("wazuh-aes-tcp");
+    stage.connect();
+    stage.at += SECOND;
+    stage.hear(b"#!-agent ack ");
+    stage.at += 2 * SECOND;
+    stage.hear(b"#!-agent ack ");
+    assert_eq!(stage.tally.startup_wait.longest(), SECOND);
+    assert_eq!(
+        (stage.tally.keepalive_wait.count(), stage.tally.keepalive_wait.longest()),
+        (1, 2 * SECOND)
+    );
+}
+
+#[test]
+fn a_file_is_kept_by_agents_that_keep_files() {
+    let sum = "ccbc6422b66b712e3a586e025fb0029a";
+    for keeps_files in [false, true] {
+        let habits = Habits {
+            keeps_files,
+            ..Habits::stock(SECOND)
+        };
+        let mut stage = Stage::with("wazuh-aes-tcp", habits).settled();
+        stage.hear(format!("#!-up file {sum} merged.mg\n").as_bytes());
+        stage.hear(b"#default\n");
+        stage.hear(b"#!-close file ");
+        let content = stage.agent.take_file().map(|file| file.content);
+        assert_eq!(content, keeps_files.then(|| b"#default\n".to_vec()));
+        assert_eq!(stage.tally.push_messages, 3);
+    }
 }

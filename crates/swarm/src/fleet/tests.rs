@@ -1,5 +1,8 @@
 //! The fleet against a manager of a few lines: real sockets, no daemon.
 
+mod orders;
+mod sockets;
+
 use std::future::pending;
 
 use muster_proto::{
@@ -17,6 +20,7 @@ use super::*;
 use crate::{
     agent::{EventLoad, Identity},
     mix::Mix,
+    scenario::{self, Naming},
 };
 
 const KEY: &str = "9f1c6b0e5a7d4832c1e0f9a8b7c6d5e4f30211aa42bb53cc64dd75ee86ff9700";
@@ -27,6 +31,10 @@ struct Manager {
     sealer: Sealer,
     counter: SenderCounter,
     heard: Vec<(String, String)>,
+    /// Where they came from.
+    peers: Vec<SocketAddr>,
+    /// How many connections ended with a reset.
+    resets: usize,
 }
 
 type SharedManager = Rc<RefCell<Manager>>;
@@ -38,10 +46,13 @@ impl Manager {
             sealer: Sealer::new(),
             counter: SenderCounter::default(),
             heard: Vec::new(),
+            peers: Vec::new(),
+            resets: 0,
         }))
     }
 
-    fn answer(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+    fn answer(&mut self, peer: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
+        self.peers.push(peer);
         let packet = envelope::split(message).unwrap();
         let id = packet
             .id
@@ -74,11 +85,20 @@ fn name(id: &str) -> String {
 async fn serve_connection(mut stream: TcpStream, manager: SharedManager) {
     let mut frames = frame::FrameReader::new();
     let mut chunk = [0; 4096];
-    while let Ok(bytes @ 1..) = stream.read(&mut chunk).await {
+    let peer = stream.peer_addr().unwrap();
+    loop {
+        let bytes = match stream.read(&mut chunk).await {
+            Ok(0) => return,
+            Ok(bytes) => bytes,
+            Err(_) => {
+                manager.borrow_mut().resets += 1;
+                return;
+            }
+        };
         frames.push(&chunk[..bytes]);
         let mut out = Vec::new();
         while let Some(message) = frames.next_message().unwrap() {
-            if let Some(answer) = manager.borrow_mut().answer(message) {
+            if let Some(answer) = manager.borrow_mut().answer(peer, message) {
                 frame::append(&mut out, &answer);
             }
         }
@@ -107,7 +127,7 @@ async fn listen(manager: &SharedManager) -> SocketAddr {
     spawn_local(async move {
         let mut datagram = vec![0; 65_536];
         while let Ok((bytes, peer)) = udp.recv_from(&mut datagram).await {
-            let answer = for_udp.borrow_mut().answer(&datagram[..bytes]);
+            let answer = for_udp.borrow_mut().answer(peer, &datagram[..bytes]);
             if let Some(answer) = answer {
                 udp.send_to(&answer, peer).await.unwrap();
             }
@@ -116,20 +136,31 @@ async fn listen(manager: &SharedManager) -> SocketAddr {
     address
 }
 
-fn agents(mix: &str) -> Vec<Enrolled> {
+fn of(mix: &str, habits: &Habits) -> Scenario {
     let mix: Mix = mix.parse().unwrap();
-    let kinds = mix.deal(usize::try_from(mix.total()).unwrap());
-    let agents = kinds.into_iter().enumerate().map(|(place, kind)| {
+    let groups = mix.shares().iter();
+    Scenario {
+        groups: groups
+            .map(|(kind, share)| scenario::Group::of_kind(*kind, *share, habits.clone()))
+            .collect(),
+        ..Scenario::default()
+    }
+}
+
+fn agents(scenario: &Scenario) -> Vec<Enrolled> {
+    let recruits = scenario.recruits(scenario.agents(), Naming::Through("sim-"));
+    let agents = recruits.into_iter().enumerate().map(|(place, recruit)| {
         let id = format!("{:03}", place + 1);
         let identity = Identity {
             name: name(&id),
             id,
             address: "any".to_owned(),
+            version: Rc::clone(&recruit.version),
         };
         Enrolled {
+            recruit,
             identity,
             key: Secret::new(KEY.to_owned()),
-            kind,
         }
     });
     agents.collect()
@@ -143,18 +174,25 @@ struct Stage {
 }
 
 impl Stage {
-    fn start(address: SocketAddr, habits: Habits, mix: &str) -> Self {
+    fn start(address: SocketAddr, habits: &Habits, mix: &str) -> Self {
+        Self::playing(address, of(mix, habits), usize::MAX)
+    }
+
+    fn playing(address: SocketAddr, scenario: Scenario, udp_sockets: usize) -> Self {
         let (orders, mut receiver) = mpsc::channel(8);
         let (tell, lines) = mpsc::channel(64);
         let (done, report) = oneshot::channel();
-        let running = Running::start(
-            address,
-            habits,
-            agents(mix),
-            Counters::New,
-            Dice::new(1),
-            Standing::default(),
-        );
+        let agents = agents(&scenario);
+        let running = Running::start(Launch {
+            manager: address,
+            scenario,
+            agents,
+            counters: Counters::New,
+            dice: Dice::new(1),
+            standing: Standing::default(),
+            udp_sockets,
+        })
+        .unwrap();
         spawn_local(async move {
             let tell = |line: &Line| tell.try_send(line.clone()).expect("room for every line");
             let report = running.run(&mut receiver, None, pending(), tell).await;
@@ -167,11 +205,15 @@ impl Stage {
         self.orders.send(Order::Do(line.parse().unwrap())).await.unwrap();
     }
 
+    /// The next line; notes are passed over.
     async fn line(&mut self) -> Line {
-        time::timeout(Duration::from_secs(20), self.lines.recv())
-            .await
-            .expect("a line in time")
-            .expect("a line")
+        loop {
+            let line = time::timeout(Duration::from_secs(20), self.lines.recv()).await;
+            match line.expect("a line in time").expect("a line") {
+                Line::Note { .. } => {}
+                line => return line,
+            }
+        }
     }
 
     async fn ready(&mut self) -> usize {
@@ -182,10 +224,14 @@ impl Stage {
     }
 
     async fn until_connected(&mut self, count: usize) -> Report {
+        self.until(|report| report.standing.connected == count).await
+    }
+
+    async fn until(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
         loop {
             self.order("status").await;
             match self.line().await {
-                Line::Status(report) if report.standing.connected == count => return report,
+                Line::Status(report) if wanted(&report) => return report,
                 _ => time::sleep(Duration::from_millis(5)).await,
             }
         }
@@ -215,7 +261,7 @@ fn every_kind_connects_and_says_goodbye_as_its_family_does() {
     on_a_stage(async {
         let manager = Manager::new();
         let address = listen(&manager).await;
-        let mut stage = Stage::start(address, Habits::stock(Duration::from_secs(20)), ALL);
+        let mut stage = Stage::start(address, &Habits::stock(Duration::from_secs(20)), ALL);
         assert_eq!(stage.ready().await, 10);
         let report = stage.stop().await;
         assert_eq!(report.standing.connected, 10);
@@ -239,7 +285,7 @@ fn killed_agents_are_named_stay_away_and_come_back() {
     on_a_stage(async {
         let manager = Manager::new();
         let address = listen(&manager).await;
-        let mut stage = Stage::start(address, Habits::stock(Duration::from_secs(20)), ALL);
+        let mut stage = Stage::start(address, &Habits::stock(Duration::from_secs(20)), ALL);
         stage.ready().await;
         stage.order("kill 3").await;
         let Line::Killed { count: 3, names } = stage.line().await else {
@@ -260,7 +306,7 @@ fn a_silent_kill_keeps_the_connection_open() {
     on_a_stage(async {
         let manager = Manager::new();
         let address = listen(&manager).await;
-        let mut stage = Stage::start(address, Habits::stock(Duration::from_secs(20)), "wazuh-aes-tcp=1");
+        let mut stage = Stage::start(address, &Habits::stock(Duration::from_secs(20)), "wazuh-aes-tcp=1");
         stage.ready().await;
         stage.order("kill-names sim-001 silent").await;
         assert_eq!(
@@ -285,11 +331,8 @@ fn every_event_sent_arrives_and_the_account_is_exact() {
         let manager = Manager::new();
         let address = listen(&manager).await;
         let mut habits = Habits::stock(Duration::from_secs(20));
-        habits.events = Some(EventLoad {
-            every: Duration::from_millis(2),
-            size: 300,
-        });
-        let mut stage = Stage::start(address, habits, "wazuh-aes-tcp=3");
+        habits.events = Some(EventLoad::even(Duration::from_millis(2), 300));
+        let mut stage = Stage::start(address, &habits, "wazuh-aes-tcp=3");
         stage.ready().await;
         while manager.borrow().count("1:/var/log/syslog:") < 500 {
             time::sleep(Duration::from_millis(5)).await;
@@ -323,7 +366,7 @@ fn agents_wait_for_a_manager_that_is_not_there_yet() {
         drop(spare);
         let mut habits = Habits::stock(Duration::from_secs(1));
         habits.retry_interval = Duration::from_millis(50);
-        let mut stage = Stage::start(address, habits, "wazuh-aes-tcp=1");
+        let mut stage = Stage::start(address, &habits, "wazuh-aes-tcp=1");
         let failures = loop {
             stage.order("status").await;
             match stage.line().await {
