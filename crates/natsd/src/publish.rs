@@ -11,6 +11,7 @@ mod answer;
 pub(crate) mod connection;
 pub(crate) mod kv;
 mod lane;
+mod pace;
 mod session;
 
 use std::{io, sync::Arc, thread, time::Duration};

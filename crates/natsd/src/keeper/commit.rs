@@ -1,0 +1,179 @@
+//! One commit: every event gets its number and its shape, and all stand in the spool or none.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use muster_proto::{
+    event::{Event, Kind, Stream},
+    ipc::control::PublishedEvent,
+};
+use muster_service::clock;
+use serde_json::Value;
+
+use super::{Batch, Keeper};
+use crate::{
+    message::Numbers,
+    spool::{
+        SpoolError,
+        record::{Mark, Stored},
+    },
+};
+
+/// Events on their way into the spool.
+struct Composed {
+    stored: Vec<Stored>,
+    /// As followers see them, if anybody wants to.
+    shown: Option<Vec<PublishedEvent>>,
+    /// What goes into the audit trail once they are safe.
+    acts: Vec<(&'static str, Value)>,
+}
+
+impl Keeper {
+    pub(super) fn commit(&mut self, batches: &[Batch]) -> Result<(), SpoolError> {
+        let last_before = self.last_of_stream.clone();
+        let committed = self.try_commit(batches);
+        if committed.is_err() {
+            // The numbers are used up, but no event has them.
+            self.last_of_stream = last_before;
+        }
+        committed
+    }
+
+    pub(super) fn try_commit(&mut self, batches: &[Batch]) -> Result<(), SpoolError> {
+        let mut commit = Composed {
+            shown: (self.shared.followers.receiver_count() > 0 || self.shared.roll.is_some()).then(Vec::new),
+            stored: Vec::new(),
+            acts: Vec::new(),
+        };
+        let mut taken: BTreeMap<(&str, u64), u64> = BTreeMap::new();
+        for batch in batches {
+            let source = (batch.producer.as_str(), batch.incarnation);
+            let known = match taken.get(&source) {
+                Some(number) => *number,
+                None => self.shared.spool().taken(source.0, source.1),
+            };
+            let mut highest = known;
+            for event in &batch.events {
+                if event.number > highest {
+                    highest = event.number;
+                    let mark = Mark {
+                        producer: batch.producer.clone(),
+                        incarnation: batch.incarnation,
+                        number: event.number,
+                    };
+                    commit.acts.extend(self.act_of(&event.event));
+                    self.compose(&event.event, &mark, &mut commit)?;
+                }
+            }
+            taken.insert(source, highest);
+        }
+        let own = std::mem::take(&mut self.own);
+        let nobody = Mark {
+            producer: String::new(),
+            incarnation: 0,
+            number: 0,
+        };
+        for event in &own {
+            if let Err(error) = self.compose(event, &nobody, &mut commit) {
+                self.own = own;
+                return Err(error);
+            }
+        }
+        if commit.stored.is_empty() {
+            return Ok(());
+        }
+        let begun = self.shared.spool().begin_commit(&commit.stored, clock::unix_ms());
+        let written = begun.and_then(|(mut bytes, gaps)| {
+            bytes.write()?;
+            self.shared.spool().finish_commit(bytes, &commit.stored);
+            Ok(gaps)
+        });
+        match written {
+            Ok(gaps) => self.declare(&gaps),
+            Err(error) => {
+                self.own = own;
+                return Err(error);
+            }
+        }
+        for (act, detail) in &commit.acts {
+            self.audit_act(act, detail);
+        }
+        if let Some(mut roll) = self.shared.roll() {
+            for event in commit.shown.iter().flatten() {
+                roll.note(&event.event, event.sequence);
+            }
+        }
+        self.shared.committed.send_modify(|commits| *commits += 1);
+        for event in commit.shown.into_iter().flatten() {
+            // Followers that went away do not matter.
+            let _ = self.shared.followers.send(Arc::new(event));
+        }
+        Ok(())
+    }
+
+    /// Whoever got or lost a key is in the audit trail too.
+    pub(super) fn act_of(&self, event: &Event) -> Option<(&'static str, Value)> {
+        self.audit.as_ref()?;
+        let act = match event.kind {
+            Kind::Enrolled => "enrolled",
+            Kind::Removed => "removed",
+            Kind::KeyRotated => "key_rotated",
+            Kind::Renamed => "renamed",
+            _ => return None,
+        };
+        let mut body: Value = serde_json::from_slice(&event.body).unwrap_or_default();
+        Some((act, body["enrollment"].take()))
+    }
+
+    pub(super) fn compose(&mut self, event: &Event, mark: &Mark, commit: &mut Composed) -> Result<(), SpoolError> {
+        let original = self.compose_one(event, mark, None, commit)?;
+        if let Some(copy) = event.disconnect_alert() {
+            self.compose_one(&copy, mark, Some(original), commit)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn compose_one(
+        &mut self,
+        event: &Event,
+        mark: &Mark,
+        copy_of: Option<u64>,
+        commit: &mut Composed,
+    ) -> Result<u64, SpoolError> {
+        let numbers = self.number(event.kind.stream())?;
+        let stored = self.composer.compose(event, mark.clone(), numbers, copy_of);
+        if let Some(shown) = &mut commit.shown {
+            // Followers on this machine see what was said before it was sealed or put into another form.
+            shown.push(PublishedEvent {
+                subject: stored.subject.clone(),
+                sequence: stored.seq,
+                producer: mark.producer.clone(),
+                event: event.clone(),
+            });
+        }
+        commit.stored.push(stored);
+        Ok(numbers.seq)
+    }
+
+    pub(super) fn number(&mut self, stream: Stream) -> Result<Numbers, SpoolError> {
+        let seq = self.sequencer.next()?;
+        let prev = self.last_of_stream.insert(stream, seq).unwrap_or(0);
+        Ok(Numbers { seq, prev })
+    }
+}
+
+/// An event of the spool as followers see it.
+pub(crate) fn published(stored: Stored) -> PublishedEvent {
+    PublishedEvent {
+        subject: stored.subject,
+        sequence: stored.seq,
+        producer: stored.source.producer,
+        event: Event {
+            kind: stored.kind,
+            subject_key: stored.key,
+            created_ms: stored.created_ms,
+            alert_level: stored.alert_level,
+            body: stored.body,
+            headers: stored.headers,
+        },
+    }
+}

@@ -1,0 +1,229 @@
+//! What natsd itself has to say: how it is, the keys, the gaps, and the acts of the audit trail.
+
+use muster_proto::event::{
+    Event, Kind, Stream,
+    body::{Health, SpoolGap, manager_event, wrapped},
+};
+use muster_service::clock;
+use serde_json::{Value, json};
+
+use std::sync::PoisonError;
+
+use super::{Errand, Keeper, PROBE, chain, shared::MAX_OWN};
+use crate::spool::Gap;
+
+/// How often the manager's health is told.
+const HEALTH_INTERVAL_MS: u64 = 30 * 1000;
+/// Why the manager's health is told: it is time.
+const PERIODIC: &str = "periodic";
+
+impl Keeper {
+    /// The hole that a crash left in the sequence, and what the disk has damaged.
+    pub(super) fn begin_epoch(&mut self, gaps: &[Gap]) {
+        let now = clock::unix_ms();
+        self.declare(gaps);
+        let first = self.sequencer.last() + 1;
+        let hole = first - 1 - self.sequencer.known.min(first - 1);
+        let gap = SpoolGap {
+            class: "unknown",
+            node: &self.composer.node,
+            epoch: self.composer.epoch,
+            from_seq: first - hole,
+            to_seq: first - 1,
+            count: hole,
+            first_ts: 0,
+            last_ts: now / 1000,
+            reason: "restart",
+            stream: "-",
+            prev_last_seq: Some(self.sequencer.before),
+        };
+        self.own.push(gap.into_event(now));
+        let detail = json!({"epoch": self.composer.epoch, "state_lost": self.sequencer.state_lost});
+        self.audit_act("started", &detail);
+    }
+
+    pub(super) fn tidy(&mut self) {
+        let now = clock::unix_ms();
+        self.run_errands();
+        if !self.composer.history {
+            self.settle_keys(now);
+            self.tell_health(now);
+            if let Some(audit) = &mut self.audit
+                && let Err(error) = audit.tidy(self.composer.keyring.as_ref(), now)
+            {
+                tracing::error!(%error, "cannot tidy the audit trail");
+            }
+        }
+        self.commit_own();
+        let tidied = self.shared.spool().tidy(now);
+        if let Err(error) = tidied {
+            tracing::error!(error = chain(&error), "cannot tidy the spool");
+        }
+    }
+
+    pub(super) fn run_errands(&mut self) {
+        let errands = std::mem::take(&mut *self.shared.errands.lock().unwrap_or_else(PoisonError::into_inner));
+        for errand in errands {
+            match errand {
+                // Whoever asked may be gone, here and below.
+                Errand::Audit(act, detail, answer) => drop(answer.send(self.audit_act(act, &detail))),
+                Errand::Sign(unsigned, answer) => {
+                    let keyring = self.composer.keyring.as_ref();
+                    let signed = keyring.map(|ring| unsigned.sign(ring.key_id(), |bytes| ring.sign(bytes)));
+                    drop(answer.send(signed));
+                }
+                Errand::Note(act, detail) => drop(self.audit_act(act, &detail)),
+                Errand::Event(event) => self.own.push(event),
+                Errand::Health => {
+                    let now = clock::unix_ms();
+                    let health = self.health(now, PROBE);
+                    self.own.push(health);
+                }
+                Errand::Keys(answer) => {
+                    let reloaded = self.reload_keys();
+                    // Whoever asked may be gone.
+                    let _ = answer.send(reloaded);
+                }
+            }
+        }
+        self.commit_own();
+    }
+
+    /// Commits what is our own, if anything is and the disk takes it.
+    pub(super) fn commit_own(&mut self) {
+        if self.own.is_empty() {
+            return;
+        }
+        match self.commit(&[]) {
+            Ok(()) => self.shared.set_trouble(None),
+            Err(error) => self.shared.set_trouble(Some(chain(&error))),
+        }
+        self.own.truncate(MAX_OWN);
+    }
+
+    pub(super) fn reload_keys(&mut self) -> Result<String, String> {
+        let Some(keyring) = &mut self.composer.keyring else {
+            return Ok("events are not signed".to_owned());
+        };
+        let events = keyring.reload(clock::unix_ms()).map_err(|error| chain(&error))?;
+        let count = events.len();
+        self.announce(events);
+        Ok(format!("signing keys read again, {count} announcements made"))
+    }
+
+    pub(super) fn settle_keys(&mut self, now: u64) {
+        let Some(keyring) = &mut self.composer.keyring else {
+            return;
+        };
+        match keyring.settle(now) {
+            Ok(events) => self.announce(events),
+            Err(error) => tracing::error!(error = chain(&error), "cannot change the signing key"),
+        }
+    }
+
+    pub(super) fn announce(&mut self, events: Vec<Event>) {
+        let detail = |event: &Event| serde_json::from_slice(&event.body).unwrap_or_default();
+        let details: Vec<Value> = events.iter().map(detail).collect();
+        self.own.extend(events);
+        // Behind the announcements: the acts may be signed with the key that those tell of.
+        for detail in details {
+            self.audit_act("key", &detail["key"]);
+        }
+    }
+
+    pub(super) fn tell_health(&mut self, now: u64) {
+        if now.saturating_sub(self.health_ms) < HEALTH_INTERVAL_MS {
+            return;
+        }
+        let health = self.health(now, PERIODIC);
+        self.own.push(health);
+        (self.health_ms, self.received_before) = (now, self.counters.events_received_total.value());
+    }
+
+    pub(super) fn health(&self, now: u64, reason: &str) -> Event {
+        let received = self.counters.events_received_total.value();
+        let seconds = match self.health_ms {
+            0 => 0,
+            before => now.saturating_sub(before) / 1000,
+        };
+        let rate = (received - self.received_before).checked_div(seconds).unwrap_or(0);
+        let (depth, capacity) = {
+            let spool = self.shared.spool();
+            (spool.depth(), spool.capacity())
+        };
+        let mut degraded = self.report.degraded();
+        degraded.extend(self.shared.trouble());
+        let age = if depth.oldest_ms == 0 {
+            0
+        } else {
+            now.saturating_sub(depth.oldest_ms) / 1000
+        };
+        let health = Health {
+            manager_node: &self.composer.node,
+            timestamp: now / 1000,
+            reason,
+            epoch: self.composer.epoch,
+            seq: self.sequencer.last(),
+            events_per_second: rate,
+            spool_events: depth.waiting,
+            spool_bytes: depth.bytes,
+            spool_capacity: capacity,
+            spool_age: age,
+            last_ack: self.report.read().last_ack_ms / 1000,
+            degraded: &degraded,
+        };
+        health.into_event(now)
+    }
+
+    /// A line of the audit trail, and its event. Whether it was written.
+    pub(super) fn audit_act(&mut self, act: &'static str, detail: &Value) -> bool {
+        let Some(audit) = &mut self.audit else { return false };
+        let now = clock::unix_ms();
+        match audit.write(act, detail, now) {
+            Ok(line) => {
+                let line: Value = serde_json::from_slice(&line).unwrap_or_default();
+                self.own
+                    .push(manager_event(Kind::Audit, "", now, 0, wrapped("audit", &line)));
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, act, "cannot write to the audit trail");
+                false
+            }
+        }
+    }
+
+    /// What was dropped is told, as an event of our own in the next commit.
+    pub(super) fn declare(&mut self, gaps: &[Gap]) {
+        let now = clock::unix_ms();
+        for gap in gaps {
+            let stream = gap.stream.map_or("-", Stream::name);
+            tracing::warn!(
+                stream,
+                from_seq = gap.from_seq,
+                to_seq = gap.to_seq,
+                count = gap.count,
+                reason = gap.reason,
+                "events were dropped from the spool"
+            );
+            let body = SpoolGap {
+                class: gap.class.map_or("unknown", muster_proto::event::Class::as_str),
+                node: &self.composer.node,
+                epoch: self.composer.epoch,
+                from_seq: gap.from_seq,
+                to_seq: gap.to_seq,
+                count: gap.count,
+                first_ts: gap.first_ms / 1000,
+                last_ts: gap.last_ms / 1000,
+                reason: gap.reason,
+                stream,
+                prev_last_seq: None,
+            };
+            self.own.push(body.into_event(now));
+            let detail = json!({
+                "stream": stream, "from_seq": gap.from_seq, "to_seq": gap.to_seq, "count": gap.count, "reason": gap.reason
+            });
+            self.audit_act("dropped", &detail);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the rest of the daemon shares with the thread: the spool, and what it is asked to do.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use muster_proto::{command::Unsigned, event::Event, ipc::control::PublishedEvent};
+use serde_json::Value;
+use tokio::sync::{Notify, broadcast, oneshot, watch};
+
+use crate::{publish::kv::Roll, spool::Spool};
+
+/// Acts and events of our own that may wait. Behind it, acts are only counted; they are rare.
+pub(super) const MAX_OWN: usize = 1024;
+
+/// What the rest of the daemon shares with the thread.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(super) spool: Mutex<Spool>,
+    /// Grows whenever something was committed.
+    pub(crate) committed: watch::Sender<u64>,
+    /// Every event as it is committed.
+    pub(crate) followers: broadcast::Sender<Arc<PublishedEvent>>,
+    /// Why nothing can be committed now.
+    pub(crate) trouble: Mutex<Option<String>>,
+    /// The latest state of each agent, if a key-value bucket mirrors it.
+    pub(super) roll: Option<Mutex<Roll>>,
+    /// What the thread is to do besides.
+    pub(super) errands: Mutex<VecDeque<Errand>>,
+    pub(super) wake: Notify,
+}
+
+/// Something for the thread.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    /// An act for the audit trail.
+    Note(&'static str, Value),
+    /// The same, and say whether it stands there.
+    Audit(&'static str, Value, oneshot::Sender<bool>),
+    /// The headers of a reply, if there is a key to sign with.
+    Sign(Unsigned, oneshot::Sender<Option<Vec<(&'static str, String)>>>),
+    /// An event of our own.
+    Event(Event),
+    /// Tell how the manager is now, and not when it is time.
+    Health,
+    /// Read the signing keys again, and say what came of it.
+    Keys(oneshot::Sender<Result<String, String>>),
+}
+
+impl Shared {
+    pub(crate) fn spool(&self) -> MutexGuard<'_, Spool> {
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The latest state of each agent, if anybody wants it.
+    pub(crate) fn roll(&self) -> Option<MutexGuard<'_, Roll>> {
+        let roll = self.roll.as_ref()?;
+        Some(roll.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Hands something to the thread. Whether there was room.
+    pub(crate) fn send(&self, errand: Errand) -> bool {
+        let mut errands = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = errands.len() < MAX_OWN;
+        if room {
+            errands.push_back(errand);
+        }
+        drop(errands);
+        self.wake.notify_one();
+        room
+    }
+
+    /// Writes something security-relevant down.
+    pub(crate) fn note(&self, act: &'static str, detail: Value) {
+        if !self.send(Errand::Note(act, detail)) {
+            tracing::warn!(act, "too many acts at once; this one is missing in the audit trail");
+        }
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
