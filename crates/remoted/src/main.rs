@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use muster_proto::paths;
-use muster_remoted::{cli::Cli, daemon, daemon::Ports, local::LocalSockets};
+use muster_remoted::{cli::Cli, daemon, daemon::Ports, local::LocalSockets, options};
 use muster_service::{FileAccess, Startup, exit};
 
 fn main() -> ExitCode {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
 
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut startup = Startup::begin("remoted", &cli.common)?;
+    options::check(&startup.settings).map_err(|why| exit::Exit::new(exit::BAD_CONFIG, why))?;
     startup.settings.internal.remoted.merge_shared &= !cli.no_merging;
     // Whoever asks for our configuration is told how much we say in fact.
     let debug = &mut startup.settings.internal.debug.remoted;

@@ -57,6 +57,22 @@ fn policy(settings: &Settings) -> Policy {
     }
 }
 
+/// What is legal by itself and not together.
+///
+/// # Errors
+/// The sentence for whoever wrote it.
+pub fn check(settings: &Settings) -> Result<(), String> {
+    let options = &settings.internal.remoted;
+    if options.verify_msg_id == Some(true) && options.worker_pool > 1 {
+        return Err(format!(
+            "message id verification cannot be guaranteed when remoted.worker_pool is greater than 1 (it is {}): set \
+             remoted.worker_pool=1 beside remoted.verify_msg_id=1",
+            options.worker_pool
+        ));
+    }
+    Ok(())
+}
+
 /// The policy as the status shows it.
 pub fn in_words(policy: &Policy) -> String {
     let timeout = policy.limits(None).timeout.as_secs();
@@ -135,6 +151,16 @@ mod tests {
             remotes: vec![Remote::default(), remote],
             ..Settings::default()
         }
+    }
+
+    #[test]
+    fn checked_counters_need_one_worker_as_with_stock() {
+        let mut settings = Settings::default();
+        assert_eq!(check(&settings), Ok(()));
+        settings.internal.remoted.verify_msg_id = Some(true);
+        assert!(check(&settings).unwrap_err().contains("worker_pool"));
+        settings.internal.remoted.worker_pool = 1;
+        assert_eq!(check(&settings), Ok(()));
     }
 
     #[test]

@@ -23,8 +23,8 @@ use super::{
 use crate::slot::{AgentSlot, Millis, Route, SendError};
 
 /// How long an agent that got a file may go on reporting its old sum before it gets it again: a keepalive may have been
-/// under way.
-const SETTLING: Duration = Duration::from_secs(3);
+/// under way. Short, since stock waits for nothing.
+const SETTLING: Duration = Duration::from_millis(500);
 /// An agent that goes on reporting another sum may get the same file so often in a row, as fast as it asks.
 const QUICK_ATTEMPTS: u32 = 3;
 /// After that it has to wait so long, and twice as long each time: its disk is full, or it does not check files at all.
