@@ -65,20 +65,10 @@ pub(crate) struct Install {
 impl Install {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         if !self.no_build {
-            let mut build = shell::cargo(&["build", "--locked", "--release", "--bins"]);
-            for program in PROGRAMS {
-                build.args(["--package", program]);
-            }
-            shell::run(&mut build)?;
+            build("release")?;
         }
         let prefix = self.destdir.join("usr");
-        for program in PROGRAMS {
-            let built = shell::target().join("release").join(program);
-            place(&built, &prefix.join("bin").join(program), 0o755)?;
-        }
-        for (from, to) in FOLDERS {
-            place_folder(&shell::root().join(from), &prefix.join(to))?;
-        }
+        place_programs_and_folders(&prefix, "release")?;
         for name in DOCUMENTS {
             place(
                 &shell::root().join(name),
@@ -104,6 +94,34 @@ impl Install {
         println!("  systemctl enable --now muster-authd muster-remoted muster-natsd muster.target");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What a manager needs to run, built with a profile of cargo's.
+pub(crate) fn programs_and_units(destdir: &Path, profile: &str) -> Result<()> {
+    build(profile)?;
+    place_programs_and_folders(&destdir.join("usr"), profile)
+}
+
+fn build(profile: &str) -> Result<()> {
+    let mut build = shell::cargo(&["build", "--locked", "--bins"]);
+    if profile == "release" {
+        build.arg("--release");
+    }
+    for program in PROGRAMS {
+        build.args(["--package", program]);
+    }
+    shell::run(&mut build)
+}
+
+fn place_programs_and_folders(prefix: &Path, profile: &str) -> Result<()> {
+    for program in PROGRAMS {
+        let built = shell::target().join(profile).join(program);
+        place(&built, &prefix.join("bin").join(program), 0o755)?;
+    }
+    for (from, to) in FOLDERS {
+        place_folder(&shell::root().join(from), &prefix.join(to))?;
+    }
+    Ok(())
 }
 
 fn place_pages(prefix: &Path) -> Result<()> {

@@ -3,6 +3,7 @@
 //! One file per task. What a task runs, it prints first, so that it can be repeated by hand.
 
 mod bench;
+mod boot;
 mod demo;
 mod fuzz;
 mod install;
@@ -33,6 +34,10 @@ enum Task {
     /// and a simulated fleet; shows the roster and the events, kills ten agents without goodbye, and lets them come
     /// back. Uses a nats-server if one is installed. Ctrl-C leaves nothing behind.
     Demo(demo::Demo),
+    /// boot an installation in a Debian of its own, and try the units under a real systemd
+    ///
+    /// Needs root, debootstrap and systemd-nspawn. The system is kept below target/boot.
+    Boot(boot::Boot),
     /// measure a release build, and print the figures beside what we want
     Bench(bench::Bench),
     /// run every check and test, fetching what they need
@@ -52,6 +57,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Demo(demo) => demo.run(),
+        Task::Boot(boot) => boot.run(),
         Task::Bench(bench) => bench.run(),
         Task::Test(test) => test.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
