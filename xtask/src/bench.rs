@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: builds a release and measures it. Nothing here fails because a machine is slow: figures are
 //! printed beside what we want, and kept with `--json`.
 
+mod instructions;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -12,12 +14,16 @@ use crate::shell;
 /// measure a release build, and print the figures beside what we want
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// what to measure; everything when left out
+    /// what to measure; when left out, everything but `instructions`, which is no measurement but a test: it counts the
+    /// instructions of the hot path's steps and fails when one takes more than before
     #[arg(value_name = "WHAT")]
     names: Vec<String>,
     /// write the figures there, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// of `instructions`: what is counted now is what counts from now on
+    #[arg(long)]
+    accept: bool,
     /// options for the programs that measure, such as --only events
     #[arg(last = true, value_name = "OPTION")]
     options: Vec<String>,
@@ -57,8 +63,15 @@ const MEASUREMENTS: &[Measurement] = &[
     },
 ];
 
+/// What is counted rather than measured.
+const INSTRUCTIONS: &str = "instructions";
+
 impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        if self.names == [INSTRUCTIONS] {
+            instructions::run(self.accept)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let chosen = self.chosen()?;
         let mut figures = Vec::new();
         for measurement in chosen {

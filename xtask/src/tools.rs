@@ -54,6 +54,9 @@ const TOOLS: [Tool; 15] = [
     files("libdbd-mysql-perl"),
 ];
 
+/// Counts instructions. No test needs it.
+const VALGRIND: Tool = program("valgrind", "valgrind");
+
 /// Where packages are unpacked.
 pub(crate) fn directory() -> PathBuf {
     shell::target().join("tools")
@@ -73,6 +76,14 @@ pub(crate) fn fetch_missing() -> Result<()> {
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     let packages = packages.join(" ");
     fetch(&missing).with_context(|| format!("the tests need these Debian packages, please install them: {packages}"))
+}
+
+/// Unpacks valgrind, if it is not there.
+pub(crate) fn fetch_valgrind() -> Result<()> {
+    if VALGRIND.is_there() {
+        return Ok(());
+    }
+    fetch(&[&VALGRIND]).context("counting instructions needs the Debian package valgrind, please install it")
 }
 
 impl Tool {
