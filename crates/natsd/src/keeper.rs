@@ -24,7 +24,7 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 pub(crate) use self::{
     commit::published,
-    shared::{Errand, Shared},
+    shared::{Audited, Errand, Shared},
 };
 use crate::{
     audit::Audit,

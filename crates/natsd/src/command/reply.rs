@@ -92,7 +92,12 @@ pub(crate) fn reply(
     }
     Unsigned {
         subject: inbox.to_owned(),
-        message_id: judgement.nonce.clone(),
+        // A header must say something.
+        message_id: if judgement.nonce.is_empty() {
+            "-".to_owned()
+        } else {
+            judgement.nonce.clone()
+        },
         time_ms: now_ms,
         body,
     }

@@ -11,7 +11,7 @@ use std::{
 use async_nats::{Client, HeaderMap, Message};
 use futures_util::{StreamExt, stream::select_all};
 use muster_proto::{
-    command::{ANY, Verb, listen},
+    command::{ANY, Unsigned, Verb, listen},
     event::subject::token,
 };
 use muster_service::clock;
@@ -31,7 +31,7 @@ use super::{
     reply::{self, Settled},
 };
 use crate::{
-    keeper::{Errand, chain},
+    keeper::{Audited, Errand, chain},
     publish::connection::News,
     status::Hearing,
 };
@@ -40,10 +40,11 @@ use crate::{
 const QUEUE_GROUP: &str = "natsd";
 /// Requests that are worked on at a time; beyond them requests are passed over and counted.
 const MAX_UNDER_WAY: usize = 32;
-/// How long the other daemons may take. The broker lets us answer for ten seconds.
-const DEADLINE: Duration = Duration::from_secs(6);
-/// How long a line in the audit trail and a signature may take.
-const AUDIT_DEADLINE: Duration = Duration::from_secs(1);
+/// How long the other daemons may take. With twice the next one this is less than the ten seconds for which the broker
+/// lets us answer.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// How long a line in the audit trail may take, and the signature with it.
+const AUDIT_DEADLINE: Duration = Duration::from_millis(2500);
 /// How often a flood of requests that were not heard is told.
 const FLOOD_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the broker may take to say which stream takes a subject.
@@ -200,10 +201,9 @@ fn take(commander: &Arc<Commander>, client: &Client, message: Message, under_way
         commander.counters.control_dropped_total.increment();
         return false;
     }
-    let (subject, inbox) = (
-        message.subject.to_string(),
-        message.reply.map(|inbox| inbox.to_string()),
-    );
+    // Not even a refusal goes where no inbox is.
+    let inbox = message.reply.filter(|_| judgement.verdict != Err(Refusal::Inbox));
+    let (subject, inbox) = (message.subject.to_string(), inbox.map(|inbox| inbox.to_string()));
     let (commander, client) = (Arc::clone(commander), client.clone());
     under_way.spawn(async move { commander.settle(&client, &subject, inbox, judgement).await });
     true
@@ -228,24 +228,37 @@ impl Commander {
         let verb = judgement.verb.map_or("unknown", Verb::as_str);
         let key = judgement.signer.as_ref().map_or("nobody", |signer| &signer.id);
         tracing::info!(verb, key, outcome = ?settled.outcome, reason = settled.reason, "request over NATS");
+        let inbox = inbox.unwrap_or_default();
+        let unsigned = reply::reply(&inbox, subject, &judgement, settled, &self.node, clock::unix_ms());
+        let body = unsigned.body.clone();
         // Written before it is answered: whoever has an answer finds it in the trail.
-        if !self.audit("control", line).await {
+        let audited = self.audit("control", line, Some(unsigned)).await;
+        if !audited.written {
             tracing::error!(verb, key, "a request is missing in the audit trail");
         }
-        if let Some(inbox) = inbox {
-            let unsigned = reply::reply(&inbox, subject, &judgement, settled, &self.node, clock::unix_ms());
-            self.answer(client, unsigned).await;
+        if inbox.is_empty() {
+            return;
+        }
+        let Some(signed) = audited.reply else {
+            tracing::error!(verb, key, "a reply cannot be signed, and is not sent");
+            return;
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in signed {
+            headers.insert(name, value);
+        }
+        if let Err(error) = client.publish_with_headers(inbox, headers, body.into()).await {
+            tracing::warn!(error = chain(&error), "a reply cannot be sent");
         }
     }
 
     async fn carry_out(&self, subject: &str, judgement: &Judgement, grant: &Grant) -> Settled {
         let verb = grant.address.verb;
-        if changes(verb)
-            && !self
-                .audit("control_granted", reply::detail(subject, judgement, None))
-                .await
-        {
-            return Refusal::NoAudit.into();
+        if changes(verb) {
+            let line = reply::detail(subject, judgement, None);
+            if !self.audit("control_granted", line, None).await.written {
+                return Refusal::NoAudit.into();
+            }
         }
         // A place for its result first: what is ordered is watched.
         let Ok(place) = self.tickets.try_reserve() else {
@@ -270,32 +283,13 @@ impl Commander {
         settled
     }
 
-    /// A line of the audit trail. Whether it stands there.
-    async fn audit(&self, act: &'static str, detail: Value) -> bool {
-        let (sender, written) = oneshot::channel();
-        self.shared.send(Errand::Audit(act, detail, sender))
-            && timeout(AUDIT_DEADLINE, written)
-                .await
-                .is_ok_and(|written| written.unwrap_or(false))
-    }
-
-    async fn answer(&self, client: &Client, unsigned: muster_proto::command::Unsigned) {
-        let (sender, signed) = oneshot::channel();
-        let (inbox, body) = (unsigned.subject.clone(), unsigned.body.clone());
-        if !self.shared.send(Errand::Sign(unsigned, sender)) {
-            return;
+    /// A line of the audit trail, and the headers of a reply.
+    async fn audit(&self, act: &'static str, detail: Value, reply: Option<Unsigned>) -> Audited {
+        let (sender, audited) = oneshot::channel();
+        if !self.shared.send(Errand::Audit(act, detail, reply, sender)) {
+            return Audited::default();
         }
-        let Ok(Ok(Some(signed))) = timeout(AUDIT_DEADLINE, signed).await else {
-            tracing::error!("a reply cannot be signed, and is not sent");
-            return;
-        };
-        let mut headers = HeaderMap::new();
-        for (name, value) in signed {
-            headers.insert(name, value);
-        }
-        let published = client.publish_with_headers(inbox, headers, body.into()).await;
-        if let Err(error) = published {
-            tracing::warn!(error = chain(&error), "a reply cannot be sent");
-        }
+        let audited = timeout(AUDIT_DEADLINE, audited).await;
+        audited.ok().and_then(Result::ok).unwrap_or_default()
     }
 }

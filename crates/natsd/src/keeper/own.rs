@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use std::sync::PoisonError;
 
-use super::{Errand, Keeper, PROBE, chain, shared::MAX_OWN};
+use super::{Audited, Errand, Keeper, PROBE, chain, shared::MAX_OWN};
 use crate::spool::Gap;
 
 /// How often the manager's health is told.
@@ -65,12 +65,13 @@ impl Keeper {
         let errands = std::mem::take(&mut *self.shared.errands.lock().unwrap_or_else(PoisonError::into_inner));
         for errand in errands {
             match errand {
-                // Whoever asked may be gone, here and below.
-                Errand::Audit(act, detail, answer) => drop(answer.send(self.audit_act(act, &detail))),
-                Errand::Sign(unsigned, answer) => {
+                Errand::Audit(act, detail, unsigned, answer) => {
+                    let written = self.audit_act(act, &detail);
                     let keyring = self.composer.keyring.as_ref();
-                    let signed = keyring.map(|ring| unsigned.sign(ring.key_id(), |bytes| ring.sign(bytes)));
-                    drop(answer.send(signed));
+                    let reply = unsigned.zip(keyring);
+                    let reply = reply.map(|(unsigned, ring)| unsigned.sign(ring.key_id(), |bytes| ring.sign(bytes)));
+                    // Whoever asked may be gone.
+                    drop(answer.send(Audited { written, reply }));
                 }
                 Errand::Note(act, detail) => drop(self.audit_act(act, &detail)),
                 Errand::Event(event) => self.own.push(event),

@@ -36,16 +36,23 @@ pub(crate) struct Shared {
 pub(crate) enum Errand {
     /// An act for the audit trail.
     Note(&'static str, Value),
-    /// The same, and say whether it stands there.
-    Audit(&'static str, Value, oneshot::Sender<bool>),
-    /// The headers of a reply, if there is a key to sign with.
-    Sign(Unsigned, oneshot::Sender<Option<Vec<(&'static str, String)>>>),
+    /// The same, and say whether it stands there; with the headers of a reply, if one is to be signed.
+    Audit(&'static str, Value, Option<Unsigned>, oneshot::Sender<Audited>),
     /// An event of our own.
     Event(Event),
     /// Tell how the manager is now, and not when it is time.
     Health,
     /// Read the signing keys again, and say what came of it.
     Keys(oneshot::Sender<Result<String, String>>),
+}
+
+/// What came of [`Errand::Audit`].
+#[derive(Debug, Default)]
+pub(crate) struct Audited {
+    /// Whether the line stands in the file.
+    pub(crate) written: bool,
+    /// The headers of the reply.
+    pub(crate) reply: Option<Vec<(&'static str, String)>>,
 }
 
 impl Shared {

@@ -4,6 +4,7 @@ mod natsd;
 mod permissions;
 mod probe;
 mod producer;
+mod requests;
 mod server;
 mod story;
 mod trust;

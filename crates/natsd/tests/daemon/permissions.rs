@@ -28,60 +28,100 @@ fn certificates(folder: &Path) {
     }
 }
 
-fn options(folder: &Path, user: &KeyPair, inbox: &str) -> ConnectOptions {
-    ConnectOptions::new()
-        .nkey(user.seed().expect("a seed"))
-        .require_tls(true)
-        .custom_inbox_prefix(inbox)
-        .add_root_certificates(folder.join("ca.pem"))
-        .add_client_certificate(folder.join("client.pem"), folder.join("client.key"))
+/// A server with the shipped configuration, and keys for its users.
+pub(crate) struct Shipped {
+    folder: tempfile::TempDir,
+    pub(crate) server: Server,
+    pub(crate) manager: KeyPair,
+    pub(crate) consumer: KeyPair,
+    pub(crate) operator: KeyPair,
+    pub(crate) administrator: KeyPair,
+}
+
+impl Shipped {
+    pub(crate) fn start() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let [manager, consumer, operator, administrator] = [(); 4].map(|()| KeyPair::new_user());
+        let folder = tempfile::tempdir().expect("directory");
+        certificates(folder.path());
+        let server = Server::with_config(|store, port| {
+            let path = |name: &str| folder.path().join(name).display().to_string();
+            fs::read_to_string(CONFIG)
+                .expect("the shipped configuration")
+                .replace("0.0.0.0:4222", &format!("127.0.0.1:{port}"))
+                .replace("127.0.0.1:8222", "127.0.0.1:-1")
+                .replace("<server.pem>", &path("server.pem"))
+                .replace("<server.key>", &path("server.key"))
+                .replace("<ca.pem>", &path("ca.pem"))
+                .replace("<store>", &store.display().to_string())
+                .replace("max_file_store: 100GB", "max_file_store: 10GB")
+                .replace("<manager>", &manager.public_key())
+                .replace("<consumer>", &consumer.public_key())
+                .replace("<operator>", &operator.public_key())
+                .replace("<administrator>", &administrator.public_key())
+        });
+        Self {
+            folder,
+            server,
+            manager,
+            consumer,
+            operator,
+            administrator,
+        }
+    }
+
+    /// How a user logs in.
+    pub(crate) fn options(&self, user: &KeyPair, inbox: &str) -> ConnectOptions {
+        let path = |name: &str| self.folder.path().join(name);
+        ConnectOptions::new()
+            .nkey(user.seed().expect("a seed"))
+            .require_tls(true)
+            .custom_inbox_prefix(inbox)
+            .add_root_certificates(path("ca.pem"))
+            .add_client_certificate(path("client.pem"), path("client.key"))
+    }
+
+    /// A file with a user's seed.
+    pub(crate) fn seed(&self, name: &str, key: &KeyPair) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, key.seed().expect("a seed")).expect("writes");
+        path.display().to_string()
+    }
+
+    /// A home of the manager, with further options inside of `<nats>`.
+    pub(crate) fn home(&self, further: &str) -> Home {
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        Home::new(&format!(
+            "<server_url>nats://127.0.0.1:{}</server_url><node_name>mgr-a</node_name><nkey_file>{}</nkey_file>\
+             <tls_ca>{}</tls_ca><tls_cert>{}</tls_cert><tls_key>{}</tls_key><encrypt_messages>yes</encrypt_messages>\
+             <message_signing>yes</message_signing>{further}",
+            self.server.port,
+            self.seed("manager.nk", &self.manager),
+            path("ca.pem"),
+            path("client.pem"),
+            path("client.key"),
+        ))
+    }
+
+    /// Makes the streams, with the administrator's key.
+    pub(crate) fn provision(&self, home: &Home) {
+        let administrator = self.seed("administrator.nk", &self.administrator);
+        let made = home.run(&["provision", "--share", "5", "--nkey", &administrator]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
 }
 
 #[test]
 fn each_user_of_the_shipped_configuration_may_do_its_own_and_no_more() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let [manager, consumer, administrator] = [(); 3].map(|()| KeyPair::new_user());
-    let keys = tempfile::tempdir().expect("directory");
-    certificates(keys.path());
-    let server = Server::with_config(|store, port| {
-        let path = |name: &str| keys.path().join(name).display().to_string();
-        fs::read_to_string(CONFIG)
-            .expect("the shipped configuration")
-            .replace("0.0.0.0:4222", &format!("127.0.0.1:{port}"))
-            .replace("127.0.0.1:8222", "127.0.0.1:-1")
-            .replace("<server.pem>", &path("server.pem"))
-            .replace("<server.key>", &path("server.key"))
-            .replace("<ca.pem>", &path("ca.pem"))
-            .replace("<store>", &store.display().to_string())
-            .replace("max_file_store: 100GB", "max_file_store: 10GB")
-            .replace("<manager>", &manager.public_key())
-            .replace("<consumer>", &consumer.public_key())
-            .replace("<administrator>", &administrator.public_key())
-    });
-    let seed = |name: &str, key: &KeyPair| {
-        let path = keys.path().join(name);
-        fs::write(&path, key.seed().expect("a seed")).expect("writes");
-        path.display().to_string()
-    };
-    let path = |name: &str| keys.path().join(name).display().to_string();
-    let home = Home::new(&format!(
-        "<server_url>nats://127.0.0.1:{}</server_url><node_name>mgr-a</node_name><nkey_file>{}</nkey_file>\
-         <tls_ca>{}</tls_ca><tls_cert>{}</tls_cert><tls_key>{}</tls_key><encrypt_messages>yes</encrypt_messages>\
-         <message_signing>yes</message_signing><kv bucket=\"agents\"/>",
-        server.port,
-        seed("manager.nk", &manager),
-        path("ca.pem"),
-        path("client.pem"),
-        path("client.key"),
-    ));
+    let shipped = Shipped::start();
+    let server = &shipped.server;
+    let home = shipped.home("<kv bucket=\"agents\"/>");
     let own = home.run(&["provision", "--share", "5"]);
     assert!(
         !own.status.success(),
         "the manager's own credentials may not administer"
     );
-    let administrators = seed("administrator.nk", &administrator);
-    let made = home.run(&["provision", "--share", "5", "--nkey", &administrators]);
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    shipped.provision(&home);
 
     let _natsd = home.start();
     let mut producer = producer(&home);
@@ -100,9 +140,13 @@ fn each_user_of_the_shipped_configuration_may_do_its_own_and_no_more() {
     );
 
     block_on(async {
-        let admin = server.client_with(options(keys.path(), &administrator, "_INBOX")).await;
+        let admin = server
+            .client_with(shipped.options(&shipped.administrator, "_INBOX"))
+            .await;
         assert_eq!(Server::messages(&admin, "MUSTER_STATE").await.len(), 20);
-        let manager = server.client_with(options(keys.path(), &manager, "_INBOX.natsd")).await;
+        let manager = server
+            .client_with(shipped.options(&shipped.manager, "_INBOX.natsd"))
+            .await;
         let context = jetstream::new(manager);
         let deleted = context.delete_stream("MUSTER_STATE");
         assert!(!matches!(
@@ -110,7 +154,9 @@ fn each_user_of_the_shipped_configuration_may_do_its_own_and_no_more() {
             Ok(Ok(_))
         ));
 
-        let client = server.client_with(options(keys.path(), &consumer, "_INBOX.xdr")).await;
+        let client = server
+            .client_with(shipped.options(&shipped.consumer, "_INBOX.xdr"))
+            .await;
         client
             .publish("wazuh.xdr.manager.keepalive.001", "{}".into())
             .await
@@ -133,7 +179,9 @@ fn each_user_of_the_shipped_configuration_may_do_its_own_and_no_more() {
     });
     wait_for("the bucket has the agents", || {
         block_on(async {
-            let admin = server.client_with(options(keys.path(), &administrator, "_INBOX")).await;
+            let admin = server
+                .client_with(shipped.options(&shipped.administrator, "_INBOX"))
+                .await;
             let entries = Server::messages(&admin, "KV_agents").await;
             let disconnected = |id: &str| {
                 let entry = entries.iter().rfind(|entry| entry.subject.ends_with(id));
