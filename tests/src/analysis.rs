@@ -79,6 +79,12 @@ impl Analysis {
             .collect()
     }
 
+    /// How many datagrams begin with this text: cheap, however many there are.
+    pub fn count_beginning(&self, begin: &str) -> usize {
+        let begins = |datagram: &&Vec<u8>| datagram.starts_with(begin.as_bytes());
+        self.state().datagrams.iter().filter(begins).count()
+    }
+
     /// Waits for exactly this datagram.
     pub fn expect(&self, datagram: &[u8], patience: Duration) -> Result<()> {
         self.wait(patience, |state| state.datagrams.iter().any(|seen| seen == datagram))

@@ -12,7 +12,20 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{daemon::tied, home::Home};
+use crate::{
+    daemon::tied,
+    home::Home,
+    wait::{self, SOON},
+};
+
+/// A counter of one part of the fleet in a `status` or `account` line.
+pub fn count_of(report: &Value, group: &str, counter: &str) -> u64 {
+    let parts = report["groups"].as_array().into_iter().flatten();
+    parts
+        .filter(|part| part["name"] == group)
+        .filter_map(|part| part[counter].as_u64())
+        .sum()
+}
 
 /// Lines that nobody has looked at yet; beyond them the fleet waits.
 const MAX_LINES: usize = 1024;
@@ -85,6 +98,22 @@ impl Swarm {
                 Err(RecvTimeoutError::Disconnected) => bail!("the fleet ended before it said `{event}`"),
             }
         }
+    }
+
+    /// How it stands and what it has counted.
+    pub fn status(&mut self) -> Result<Value> {
+        self.order("status")?;
+        self.line("status", SOON)
+    }
+
+    /// Waits until the account is as wanted; the account then.
+    pub fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut last = Value::Null;
+        wait::until(what, SOON, || {
+            last = self.status()?;
+            Ok(wanted(&last).then(|| last.clone()))
+        })
+        .with_context(|| format!("the fleet says {last:#}"))
     }
 
     /// Tells everybody to say goodbye; the account.
