@@ -67,6 +67,10 @@ async fn carry_out(cli: Cli) -> anyhow::Result<u8> {
     match &cli.command {
         Command::Init(arguments) => return init::init(home, arguments),
         Command::Cert(arguments) => return cert::cert(home, arguments),
+        Command::Nats(nats::NatsCommand::Request(arguments)) => {
+            return nats::request::request(home, cli.output, arguments).await;
+        }
+        Command::Nats(nats::NatsCommand::RequestKey(arguments)) => return nats::request::new_key(arguments),
         _ => {}
     }
     let context = Context::open(home, cli.output)?;

@@ -3,6 +3,7 @@
 //! The keys are lines of `<signing_key>`, oldest first: seeds, and `revoked <public key> <unix seconds>`. natsd reads the
 //! file at its start and when it is told to reload, announces what has changed, and decides which key signs.
 
+pub mod request;
 mod test;
 
 use std::{
@@ -51,6 +52,18 @@ pub enum NatsCommand {
     /// list, make, rotate and revoke the keys that events are signed with
     #[command(subcommand)]
     Key(KeyCommand),
+    /// send a signed request to a manager and print its reply
+    ///
+    /// The manager must have <control enabled="yes"> and the key as a <control_key> with the role of the verb: read for
+    /// the ones that end in status and summary, destroy for agent.remove, act for the others. What an agent makes of an
+    /// order is published on <prefix>.agent.<id>.control_result, with the ticket of the reply.
+    ///
+    /// As JSON: {"node", "timestamp", "outcome": "done" | "accepted" | "refused" | "failed", "reason", "text", "ticket",
+    /// "data", "kid"}. The exit code is 0 when it was done or accepted, 77 when it was refused, 1 when it failed, 3
+    /// without a reply.
+    Request(Box<request::Request>),
+    /// make a key to sign requests with, and print its public half
+    RequestKey(request::RequestKey),
 }
 
 /// `nats key …`
@@ -89,6 +102,8 @@ pub(crate) async fn nats(context: &Context, command: &NatsCommand) -> anyhow::Re
         NatsCommand::Status => status(context).await,
         NatsCommand::Test => test::test(context).await,
         NatsCommand::Key(command) => key(context, command).await,
+        NatsCommand::Request(arguments) => request::request(Some(&context.home), context.output, arguments).await,
+        NatsCommand::RequestKey(arguments) => request::new_key(arguments),
     }
 }
 
