@@ -103,13 +103,18 @@ impl Analysis {
     /// Waits until at least so many datagrams contain a text.
     pub fn expect_count(&self, part: &str, count: usize, patience: Duration) -> Result<()> {
         let part = part.as_bytes();
-        let contains = |datagram: &Vec<u8>| datagram.windows(part.len()).any(|window| window == part);
-        let counted = |state: &State| state.datagrams.iter().filter(|datagram| contains(datagram)).count();
-        self.wait(patience, |state| counted(state) >= count)
-            .with_context(|| format!("{} of {count} datagrams came", counted(&self.state())))
+        let contains = |datagram: &&Vec<u8>| datagram.windows(part.len()).any(|window| window == part);
+        // Each datagram is looked at once, however often something new comes.
+        let (mut looked, mut counted) = (0, 0);
+        let outcome = self.wait(patience, |state| {
+            counted += state.datagrams[looked..].iter().filter(contains).count();
+            looked = state.datagrams.len();
+            counted >= count
+        });
+        outcome.with_context(|| format!("{counted} of {count} datagrams came"))
     }
 
-    fn wait(&self, patience: Duration, done: impl Fn(&State) -> bool) -> Result<()> {
+    fn wait(&self, patience: Duration, mut done: impl FnMut(&State) -> bool) -> Result<()> {
         let deadline = Instant::now() + patience;
         let mut state = self.state();
         while !done(&state) {

@@ -55,7 +55,7 @@ fn flood_costs_others_neither_keepalives_nor_events_and_its_sender_is_named() ->
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let flood = thread::spawn(move || -> Result<u64> {
-        let filler = "x".repeat(8_000);
+        let filler = "x".repeat(4_000);
         let mut sent = 0;
         while !stopped.load(Ordering::Relaxed) {
             loud.event(&format!("1:/var/log/flood:event {sent} {filler}"))?;
@@ -96,18 +96,18 @@ fn flood_costs_others_neither_keepalives_nor_events_and_its_sender_is_named() ->
     analysis.resume();
     stop.store(true, Ordering::Relaxed);
     let sent = flood.join().ok().context("the flood panicked")??;
-    let came = |part: &str| analysis.texts_with(part).len();
     let sent = usize::try_from(sent)?;
+    let begin = format!("1:[{loud_id}] (loud) any->/var/log/flood:event");
     wait::until_true("all of the flood has come", 3 * SOON, || {
-        Ok(came("(loud) any->/var/log/flood:event") >= sent)
+        Ok(analysis.count_beginning(&begin) >= sent)
     })?;
     for agent in quiet {
         let events = agent.events();
         let agent = agent.stop()?;
-        let part = format!("({}) any->/var/log/live", agent.key.name);
+        let begin = format!("1:[{}] ({}) any->/var/log/live", agent.key.id, agent.key.name);
         let events = usize::try_from(events)?;
         wait::until_true("all of the quiet agents' events have come", SOON, || {
-            Ok(came(&part) >= events)
+            Ok(analysis.count_beginning(&begin) >= events)
         })?;
     }
     Ok(())
