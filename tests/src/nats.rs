@@ -147,6 +147,7 @@ impl Nats {
                     name: name.to_owned(),
                     subjects,
                     duplicate_window: Duration::from_secs(600),
+                    allow_direct: true,
                     ..stream::Config::default()
                 };
                 jetstream
@@ -189,6 +190,14 @@ impl Nats {
             .recv_timeout(SOON)
             .context("the subscription does not stand")?;
         Ok(receiver)
+    }
+
+    /// Takes a stream away, with all that it holds.
+    pub fn delete_stream(&self, name: &str) -> Result<()> {
+        self.visit(async |jetstream| {
+            jetstream.delete_stream(name).await?;
+            Ok(())
+        })
     }
 
     /// Everything that a stream holds, in order.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     audit::Audit,
+    census,
     command::{self, Commander, Doorkeeper},
     control::Control,
     intake,
@@ -263,6 +264,13 @@ async fn start(
         });
     }
 
+    if shared.roll().is_some() {
+        let (census_shared, stop) = (Arc::clone(&shared), running.stopping());
+        running.spawn("census", async move {
+            census::run(census_shared, stop).await;
+            Ok(())
+        });
+    }
     if nats.enabled {
         let publisher = Publisher {
             nats: nats.clone(),

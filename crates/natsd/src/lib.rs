@@ -18,6 +18,7 @@
 )]
 
 pub mod audit;
+mod census;
 mod cli;
 mod command;
 mod control;

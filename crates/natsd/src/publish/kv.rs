@@ -3,14 +3,20 @@
 //! State, not history: what changed many times before it could be written is written once. The keys are written with
 //! plain publishes, as the bucket is a stream like any other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+};
 
 use muster_proto::{
     agent::AgentStatus,
     event::{Event, Kind, subject::token},
+    ipc::control::{AgentInfo, OsInfo},
 };
 use serde::Serialize;
 use serde_json::Value;
+
+use super::answer::Answer;
 
 /// Writes that may be under way.
 const MAX_UNDER_WAY: usize = 64;
@@ -18,6 +24,8 @@ const MAX_UNDER_WAY: usize = 64;
 const MAX_AGENTS: usize = 200_000;
 /// The last keepalive alone is written at most this often.
 const KEEPALIVE_INTERVAL_MS: u64 = 60 * 1000;
+/// A write that is not answered by then counts as lost.
+const ANSWER_MS: u64 = 10 * 1000;
 
 /// What the bucket says of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -32,6 +40,11 @@ pub(crate) struct Entry {
     epoch: u64,
     seq: u64,
     groups: Vec<String>,
+    /// As the agent reports it: `Wazuh v4.14.7`.
+    version: Option<String>,
+    os: Option<OsInfo>,
+    config_sum: Option<String>,
+    merged_sum: Option<String>,
     /// Unix seconds since when the status is what it is.
     since: u64,
 }
@@ -111,6 +124,44 @@ impl Roll {
         }
     }
 
+    /// Takes in what remoted knows of an agent: all of it, when we have just started, and what no event tells.
+    pub(crate) fn fill(&mut self, info: &AgentInfo) {
+        let id = info.id.as_str();
+        if !self.agents.contains_key(id) && self.agents.len() >= MAX_AGENTS {
+            return;
+        }
+        let entry = self.agents.entry(id.to_owned()).or_default();
+        let before = entry.clone();
+        id.clone_into(&mut entry.agent_id);
+        entry.agent_name.clone_from(&info.name);
+        entry.manager_node.clone_from(&self.node);
+        entry.epoch = self.epoch;
+        let peer = info.peer.as_ref().and_then(|peer| peer.parse::<SocketAddr>().ok());
+        let peer = peer.map(|peer| peer.ip().to_string());
+        entry.ip_address = peer
+            .or_else(|| info.reported_ip.clone())
+            .unwrap_or_else(|| info.ip.clone());
+        entry.groups.clone_from(&info.groups);
+        entry.version.clone_from(&info.version);
+        entry.os.clone_from(&info.os);
+        entry.config_sum.clone_from(&info.config_sum);
+        entry.merged_sum.clone_from(&info.merged_sum);
+        // An event that came meanwhile may know better.
+        let since = info.since.unwrap_or(0);
+        if entry.status.is_empty() || since >= entry.since {
+            entry.status = info.status.to_string();
+            entry.since = since;
+        }
+        if *entry != before {
+            self.dirty.insert(id.to_owned());
+        }
+    }
+
+    /// The bucket has lost what was in it.
+    fn write_all_again(&mut self) {
+        self.dirty = self.agents.keys().cloned().collect();
+    }
+
     /// The next agent to write.
     fn next(&mut self, now_ms: u64) -> Option<(String, Vec<u8>)> {
         let due = |id: &&String| {
@@ -140,23 +191,36 @@ pub(super) struct Put {
 pub(super) struct Writer {
     bucket: String,
     inbox: String,
-    under_way: HashMap<u64, String>,
+    /// By number: whose entry, and since when.
+    under_way: BTreeMap<u64, (String, u64)>,
     count: u64,
+    /// The highest place in the bucket's stream that an entry got.
+    highest: u64,
+    /// There was no bucket.
+    missing: bool,
 }
 
 impl Writer {
     pub(super) fn new(roll: &mut Roll, bucket: &str, inbox: &str) -> Self {
         // What was under way over the connection before may not have arrived.
-        roll.dirty = roll.agents.keys().cloned().collect();
+        roll.write_all_again();
         Self {
             bucket: bucket.to_owned(),
             inbox: inbox.to_owned(),
-            under_way: HashMap::new(),
+            under_way: BTreeMap::new(),
             count: 0,
+            highest: 0,
+            missing: false,
         }
     }
 
     pub(super) fn next(&mut self, roll: &mut Roll, now_ms: u64) -> Option<Put> {
+        while let Some(oldest) = self.under_way.first_entry()
+            && now_ms.saturating_sub(oldest.get().1) > ANSWER_MS
+        {
+            let (id, _) = oldest.remove();
+            roll.aged.insert(id);
+        }
         if self.under_way.len() >= MAX_UNDER_WAY {
             return None;
         }
@@ -167,17 +231,26 @@ impl Writer {
             reply: format!("{}.k.{}", self.inbox, self.count),
             value,
         };
-        self.under_way.insert(self.count, id);
+        self.under_way.insert(self.count, (id, now_ms));
         Some(put)
     }
 
-    pub(super) fn settle(&mut self, roll: &mut Roll, number: u64, kept: bool) {
-        if let Some(id) = self.under_way.remove(&number)
-            && !kept
-        {
-            // It is tried again after a while.
-            roll.aged.insert(id);
+    /// Whether the entry is in the bucket. A bucket that was made anew gets all entries again.
+    pub(super) fn settle(&mut self, roll: &mut Roll, number: u64, answer: &Answer) -> bool {
+        let id = self.under_way.remove(&number).map(|(id, _)| id);
+        if let Answer::Kept { sequence, .. } = answer {
+            // Answers to one connection's writes come in their order.
+            let is_new = std::mem::replace(&mut self.missing, false) || *sequence < self.highest;
+            self.highest = *sequence;
+            if is_new {
+                roll.write_all_again();
+            }
+            return true;
         }
+        self.missing |= *answer == Answer::Nobody;
+        // It is tried again after a while.
+        roll.aged.extend(id);
+        false
     }
 }
 
@@ -216,6 +289,92 @@ mod tests {
             interval: 60,
         }
         .into_event(timestamp * 1000)
+    }
+
+    fn info(since: u64, status: AgentStatus) -> AgentInfo {
+        let mut info: AgentInfo = serde_json::from_value(serde_json::json!({
+            "id": "001", "name": "web-01", "ip": "any", "status": "active", "missed": 0, "labels": [], "groups": ["web"],
+            "peer": "192.0.2.7:50000", "version": "Wazuh v4.14.7", "since": since, "os": {"name": "Debian GNU/Linux"},
+        }))
+        .expect("an agent");
+        info.status = status;
+        info
+    }
+
+    fn written(roll: &mut Roll, now_ms: u64) -> Value {
+        let (_, value) = roll.next(now_ms).expect("one");
+        serde_json::from_slice(&value).expect("JSON")
+    }
+
+    fn kept(sequence: u64) -> Answer {
+        Answer::Kept {
+            stream: "KV_agents".to_owned(),
+            sequence,
+        }
+    }
+
+    #[test]
+    fn what_remoted_knows_is_written_once_and_does_not_undo_a_later_event() {
+        let mut roll = Roll::new("n", 1);
+        roll.fill(&info(100, AgentStatus::Active));
+        let value = written(&mut roll, 1_000_000);
+        assert_eq!(
+            (&value["version"], &value["os"]["name"]),
+            (&"Wazuh v4.14.7".into(), &"Debian GNU/Linux".into())
+        );
+        assert_eq!(
+            (&value["ip_address"], &value["groups"][0]),
+            (&"192.0.2.7".into(), &"web".into())
+        );
+        roll.fill(&info(100, AgentStatus::Active));
+        assert_eq!(roll.next(2_000_000), None, "nothing is new");
+        roll.note(&change(AgentStatus::Disconnected, 200), 7);
+        roll.fill(&info(100, AgentStatus::Active));
+        let value = written(&mut roll, 3_000_000);
+        assert_eq!(
+            (&value["status"], &value["since"], &value["seq"]),
+            (&"disconnected".into(), &200.into(), &7.into())
+        );
+    }
+
+    #[test]
+    fn bucket_that_was_made_anew_gets_all_entries_again() {
+        let mut roll = Roll::new("n", 1);
+        roll.fill(&info(100, AgentStatus::Active));
+        let mut writer = Writer::new(&mut roll, "agents", "_INBOX.x");
+        let put = writer.next(&mut roll, 1).expect("a write");
+        assert_eq!(put.subject, "$KV.agents.001");
+        assert!(writer.settle(&mut roll, 1, &kept(500)));
+        assert!(writer.next(&mut roll, 2).is_none());
+        roll.note(&change(AgentStatus::Disconnected, 200), 7);
+        writer.next(&mut roll, 3).expect("a write");
+        assert!(writer.settle(&mut roll, 2, &kept(1)), "a lower place than before");
+        writer.next(&mut roll, 4).expect("all again");
+        assert!(!writer.settle(&mut roll, 3, &Answer::Nobody));
+        writer
+            .next(&mut roll, 4 + KEEPALIVE_INTERVAL_MS)
+            .expect("again after a while");
+        assert!(writer.settle(&mut roll, 4, &kept(2)));
+        assert!(
+            writer.next(&mut roll, 5 + KEEPALIVE_INTERVAL_MS).is_some(),
+            "it had been missing"
+        );
+    }
+
+    #[test]
+    fn writes_that_nobody_answers_do_not_stop_the_others() {
+        let mut roll = Roll::new("n", 1);
+        let mut writer = Writer::new(&mut roll, "agents", "_INBOX.x");
+        for number in 0..MAX_UNDER_WAY + 1 {
+            let info = AgentInfo {
+                id: AgentId::new(&number.to_string()),
+                ..info(1, AgentStatus::Active)
+            };
+            roll.fill(&info);
+        }
+        let sent = std::iter::from_fn(|| writer.next(&mut roll, 1)).count();
+        assert_eq!(sent, MAX_UNDER_WAY);
+        assert!(writer.next(&mut roll, 2 + ANSWER_MS).is_some());
     }
 
     #[test]

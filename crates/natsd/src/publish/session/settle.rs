@@ -61,11 +61,10 @@ impl Session<'_> {
                 }
             }
             (Some("k"), Some(id), None) => {
-                let kept = matches!(Answer::read(nobody, &message.payload), Answer::Kept { .. });
-                if let Some((kv, mut roll)) = self.kv.as_mut().zip(self.publisher.shared.roll()) {
-                    kv.settle(&mut roll, id, kept);
-                }
-                if kept {
+                let answer = Answer::read(nobody, &message.payload);
+                if let Some((kv, mut roll)) = self.kv.as_mut().zip(self.publisher.shared.roll())
+                    && kv.settle(&mut roll, id, &answer)
+                {
                     self.publisher.counters.kv_writes_total.increment();
                 }
             }
