@@ -27,6 +27,7 @@ use crate::{
     roster::maintenance::{self, Maintenance},
     shared::Shared,
     syslog::serve::SyslogStatus,
+    wazuh_db::writer::StockRows,
 };
 
 /// The largest page of agents: with everything that an agent can report, still within a frame.
@@ -52,6 +53,8 @@ pub struct Control {
     pub window: Window,
     /// Shared files.
     pub shared: Shared,
+    /// Rows in the stock database, where there is one.
+    pub stock_rows: StockRows,
     /// The network.
     pub edge: Arc<Mutex<Edge>>,
     /// The way to natsd.
@@ -186,6 +189,16 @@ impl Handler for Control {
             .counters
             .extend(asked.map(|(name, value)| (format!("remoted_{name}"), value)));
         self.add_shared(&mut status);
+        status.queues.extend(self.stock_rows.queue());
+        let rows = self.stock_rows.counters().into_iter();
+        status
+            .counters
+            .extend(rows.map(|(name, value)| (format!("remoted_{name}"), value)));
+        if self.stock_rows.is_away() {
+            status
+                .degraded
+                .push("wazuh-db is away: what stock programs show of agents is old".to_owned());
+        }
         let outbox = self.outbox.status();
         status
             .queues

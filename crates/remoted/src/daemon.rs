@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use muster_config::Settings;
-use muster_proto::paths;
+use muster_proto::{local::Layout, paths};
 use muster_service::{
     Running, Startup, clock,
     outbox::{Sender, SenderOptions},
@@ -17,6 +17,7 @@ use muster_service::{
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
+    agent_info::{self, AgentInfo},
     analysis::AnalysisTarget,
     control::{Control, LocalCounters},
     desk::{Clock, Desk, DeskParts, NEWS_QUEUE},
@@ -39,7 +40,11 @@ use crate::{
     slot::Millis,
     store::{Opened, Store, Writer},
     syslog::{self, serve::SyslogParts},
+    wazuh_db::{self, writer::StockRows},
 };
+
+/// What stock calls the node of a manager that is in no cluster.
+const NO_CLUSTER: &str = "undefined";
 
 /// Makes the directories that only remoted writes.
 pub fn own_files(startup: &Startup) -> anyhow::Result<()> {
@@ -145,10 +150,19 @@ pub async fn start(running: &mut Running, local: LocalSockets, ports: Ports) -> 
         counters: Arc::clone(&order_counters),
     };
     let lines = Arc::clone(&edge);
+    let node = settings.cluster.node_name.clone();
+    let stock_rows = StockRows::new(host.clone(), node.unwrap_or_else(|| NO_CLUSTER.to_owned()));
+    let agent_info = AgentInfo::start(Path::new(agent_info::DIRECTORY)).context("starting agent-info's thread")?;
     let stock_monitord = monitor::StockMonitord::default();
+    let given_up = stock_rows.clone();
     let own_line = Box::new(move |slot: &_, program: &'static str, text: &str| {
-        if program == monitor::PROGRAM && stock_monitord.runs(Path::new(paths::RUN), Millis::now()) {
-            return;
+        if program == monitor::PROGRAM {
+            if stock_monitord.runs(Path::new(paths::RUN), Millis::now()) {
+                return;
+            }
+            if text.starts_with(monitor::DISCONNECTED) {
+                given_up.given_up(slot);
+            }
         }
         // A line about an agent that stops while we do is lost with us.
         if let Ok(edge) = lines.try_lock() {
@@ -162,8 +176,14 @@ pub async fn start(running: &mut Running, local: LocalSockets, ports: Ports) -> 
             courier,
             own_line,
             listener: Box::new({
-                let shared = shared.clone();
-                move |news| shared.hear(news)
+                let (shared, stock_rows) = (shared.clone(), stock_rows.clone());
+                move |news| {
+                    shared.hear(news);
+                    stock_rows.hear(news);
+                    if let Some(agent_info) = &agent_info {
+                        agent_info.hear(news);
+                    }
+                }
             }),
             writer,
             clock,
@@ -207,6 +227,7 @@ pub async fn start(running: &mut Running, local: LocalSockets, ports: Ports) -> 
         settings: Mutex::new(settings),
         window,
         shared,
+        stock_rows: stock_rows.clone(),
         edge: Arc::clone(&edge),
         outbox,
         host,
@@ -226,6 +247,9 @@ pub async fn start(running: &mut Running, local: LocalSockets, ports: Ports) -> 
         Arc::new(requests).serve(listener, stop).await;
         Ok(())
     });
+    if layout == Layout::Wazuh {
+        running.spawn("rows", stock_rows.write_to(wazuh_db::SOCKET.into(), running.stopping()));
+    }
     running.spawn("orders", orders.serve(local.orders, running.stopping()));
     running.spawn("shared files", engine.run(running.stopping()));
     running.spawn("desk", desk.run());

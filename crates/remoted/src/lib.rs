@@ -15,6 +15,7 @@
 //! | [`desk`] | the waiting around the roster |
 //! | [`shared`] | what groups share with their agents: merged, and pushed |
 //! | [`store`], [`events`] | `queue/db/agents.db`, and what natsd is told |
+//! | [`wazuh_db`], [`agent_info`] | where stock programs look for agents, when we stand among them |
 //! | [`syslog`] | lines of hosts without an agent |
 //! | [`local`], [`requests`], [`orders`], [`reach`] | what local programs ask of agents and order them to do, and who may be sent it |
 //! | [`control`], [`options`], [`cli`], [`daemon`] | control socket, configuration, startup |
@@ -35,6 +36,7 @@
 //! assert_eq!(policy.limits(Some(OSSEC_PERIOD)).timeout, seconds(1830));
 //! ```
 
+pub mod agent_info;
 pub mod analysis;
 pub mod archives;
 pub mod cli;
@@ -61,4 +63,5 @@ pub mod shared;
 pub mod slot;
 pub mod store;
 pub mod syslog;
+pub mod wazuh_db;
 pub mod wheel;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use muster_proto::paths;
-use muster_remoted::{cli::Cli, daemon, daemon::Ports, local::LocalSockets, options};
+use muster_remoted::{agent_info, cli::Cli, daemon, daemon::Ports, local::LocalSockets, options};
 use muster_service::{FileAccess, Startup, exit};
 
 fn main() -> ExitCode {
@@ -26,6 +26,7 @@ fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
         "queue/db",
         "queue/ossec",
         "queue/alerts",
+        agent_info::DIRECTORY,
         paths::SHARED,
         paths::MULTIGROUPS,
     ];

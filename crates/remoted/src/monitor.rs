@@ -26,6 +26,8 @@ const PACE: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Whose words these lines are, as rules know them.
 pub const PROGRAM: &str = "wazuh-monitord";
+/// How the line about a silent agent begins.
+pub const DISCONNECTED: &str = "ossec: Agent disconnected: ";
 /// What the daemon that we stand in for is called.
 const STOCK_NAMES: [&str; 2] = ["wazuh-monitord", "ossec-monitord"];
 

@@ -13,6 +13,7 @@
 //! keep the files that they have.
 
 pub mod core;
+mod database;
 pub mod engine;
 pub mod library;
 pub mod membership;

@@ -77,7 +77,12 @@ pub enum Question {
     All,
     /// To give these groups to agents that have none, and to say which ones all of them have.
     Assign(BTreeMap<String, Vec<AgentId>>),
+    /// The same of the stock database. Agents at no group ([`ONLY_ASK`]) get none.
+    Look(BTreeMap<String, Vec<AgentId>>),
 }
+
+/// The group of agents that are not to get one.
+pub const ONLY_ASK: &str = "";
 
 /// What authd says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +98,8 @@ pub enum Answer {
     },
     /// The groups of the agents that were asked for.
     Assigned(Vec<AgentGroups>),
+    /// There is no authd of ours here, but the stock database, which knows.
+    Database,
     /// It does not do that, and why.
     Refused(String),
     /// It could not be reached.
@@ -131,6 +138,8 @@ pub struct Core {
     is_asking: bool,
     want_all: bool,
     want_version: bool,
+    /// The stock database knows groups. It is asked at each keepalive, as stock does, since nobody says when they change.
+    by_database: bool,
     version: Option<u64>,
     rest: Duration,
     ask_not_before: Millis,
@@ -160,6 +169,7 @@ impl Core {
             is_asking: false,
             want_all: options.registrar == Registrar::Authd,
             want_version: false,
+            by_database: false,
             version: None,
             rest: REST,
             ask_not_before: now,
@@ -181,7 +191,12 @@ impl Core {
     /// Something was heard of an agent. What the roster is to be told goes to `told`.
     pub fn on_sign(&mut self, now: Millis, sign: Sign, told: &mut Vec<Told>) {
         match sign {
-            Sign::Reported(reported) => self.on_reported(now, reported, told),
+            Sign::Reported(reported) => {
+                if self.by_database {
+                    self.membership.doubt(&reported.slot.id);
+                }
+                self.on_reported(now, reported, told);
+            }
             Sign::BrokenOff(id) => self.pushes.on_broken_off(&id),
             Sign::Keys { changed, removed } => {
                 for slot in &changed {
@@ -219,7 +234,7 @@ impl Core {
             Verdict::Differs(file) => self.pushes.on_differs(now, &reported.slot, file),
             Verdict::Agrees => self.pushes.on_agrees(id),
             // Whoever does not even say that it has no file is not given a group.
-            Verdict::Unknown if reported.sum.is_none() => {}
+            Verdict::Unknown if reported.sum.is_none() && !self.by_database => {}
             Verdict::Unknown => {
                 self.unknown.insert(id.clone(), reported);
                 return;
@@ -298,7 +313,11 @@ impl Core {
                 self.assign(now, granted(wanted), told);
                 return None;
             }
-            Question::Assign(wanted)
+            if self.by_database {
+                Question::Look(wanted)
+            } else {
+                Question::Assign(wanted)
+            }
         };
         self.is_asking = true;
         Some(question)
@@ -309,6 +328,10 @@ impl Core {
         let mut wanted: BTreeMap<String, Vec<AgentId>> = BTreeMap::new();
         let mut missing = BTreeSet::new();
         for (id, reported) in self.unknown.iter().take(MAX_GROUP_CHANGES) {
+            if reported.sum.is_none() {
+                wanted.entry(ONLY_ASK.to_owned()).or_default().push(id.clone());
+                continue;
+            }
             let group = first_group(&self.library, reported, self.options.guess);
             if self.library.groups.contains_key(&group) {
                 wanted.entry(group).or_default().push(id.clone());
@@ -337,8 +360,17 @@ impl Core {
             info!("authd says again which groups agents have");
         }
         match answer {
+            Answer::Database => {
+                if !std::mem::replace(&mut self.by_database, true) {
+                    info!("the stock database says which groups agents have");
+                }
+                self.want_all = false;
+                self.want_version = false;
+                self.version = None;
+            }
             Answer::Version(version) => self.want_all |= self.version != Some(version),
             Answer::All { agents, version } => {
+                self.by_database = false;
                 self.want_all = false;
                 self.version = Some(version);
                 self.membership
@@ -367,6 +399,11 @@ impl Core {
         self.ask_not_before = now + self.rest;
         self.rest = (self.rest * 2).min(LONGEST_REST);
         self.want_version |= *question == Question::Version;
+        if std::mem::take(&mut self.by_database) {
+            // Whoever is there next says which groups agents have.
+            self.want_all = true;
+            self.unknown.retain(|_, reported| reported.sum.is_some());
+        }
         if self.away.is_none() {
             info!(
                 error = why,
@@ -392,7 +429,7 @@ impl Core {
     }
 
     fn forget_asked(&mut self, question: &Question) {
-        if let Question::Assign(wanted) = question {
+        if let Question::Assign(wanted) | Question::Look(wanted) = question {
             for id in wanted.values().flatten() {
                 self.unknown.remove(id);
             }

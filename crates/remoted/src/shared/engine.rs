@@ -29,12 +29,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     core::{Answer, Core, Look, Options, Question, Registrar, Sign, Told},
+    database,
     library::Library,
     membership::{Guess, Reported},
     pushes::{Job, JobResult, Limits},
     scan::{Merging, Scanner},
 };
-use crate::slot::{Millis, News, SendError};
+use crate::{
+    slot::{Millis, News, SendError},
+    wazuh_db,
+};
 
 /// What may be heard and wait.
 pub const HEARD_QUEUE: usize = 8192;
@@ -155,7 +159,15 @@ pub struct Engine {
     scanner: Option<Scanner>,
     looks: (mpsc::Sender<Looked>, mpsc::Receiver<Looked>),
     answers: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
+    registrars: Registrars,
+}
+
+/// Who knows the groups of agents.
+#[derive(Clone)]
+struct Registrars {
     authd: PathBuf,
+    /// The stock database, where no authd of ours is.
+    database: PathBuf,
 }
 
 type Looked = (Scanner, Library);
@@ -203,7 +215,10 @@ impl Engine {
             scanner: Some(Scanner::new(parts.home, merging)),
             looks: mpsc::channel(1),
             answers: mpsc::channel(1),
-            authd: parts.home.join(paths::control_socket("authd")),
+            registrars: Registrars {
+                authd: parts.home.join(paths::control_socket("authd")),
+                database: parts.home.join(wazuh_db::SOCKET),
+            },
         };
         let shared = Shared {
             heard,
@@ -268,9 +283,9 @@ impl Engine {
         let Some(question) = self.core.next_question(now, told) else {
             return;
         };
-        let (answers, authd) = (self.answers.0.clone(), self.authd.clone());
+        let (answers, registrars) = (self.answers.0.clone(), self.registrars.clone());
         tokio::spawn(async move {
-            let answer = ask(&authd, &question).await;
+            let answer = ask(&registrars, &question).await;
             // The only question under way has the only place.
             let _ = answers.try_send((question, answer));
         });
@@ -309,32 +324,40 @@ impl Engine {
     }
 }
 
-async fn ask(authd: &Path, question: &Question) -> Answer {
-    let asked = async {
-        let mut client = Client::connect(authd, "remoted", AUTHD_DEADLINE).await?;
-        match question {
-            Question::Version => version(&mut client).await,
-            Question::All => all(&mut client).await,
-            Question::Assign(wanted) => {
-                let mut assigned = Vec::new();
-                for (group, ids) in wanted {
-                    let request = Request::SetGroups {
-                        agents: ids.clone(),
-                        groups: vec![group.clone()],
-                        mode: GroupMode::EmptyOnly,
-                    };
-                    match client.ask(&request).await? {
-                        Response::Groups { agents, .. } => assigned.extend(agents),
-                        other => return Ok(refused(other)),
-                    }
+async fn ask(registrars: &Registrars, question: &Question) -> Answer {
+    let away = |error: anyhow::Error| Answer::Away(format!("{error:#}"));
+    if let Question::Look(wanted) = question {
+        let looked = database::look(&registrars.database, wanted).await;
+        return looked.map_or_else(|error| away(error.into()), Answer::Assigned);
+    }
+    match ask_authd(&registrars.authd, question).await {
+        Ok(answer) => answer,
+        Err(_) if database::is_there(&registrars.database).await => Answer::Database,
+        Err(error) => away(error.into()),
+    }
+}
+
+async fn ask_authd(authd: &Path, question: &Question) -> Result<Answer, ClientError> {
+    let mut client = Client::connect(authd, "remoted", AUTHD_DEADLINE).await?;
+    match question {
+        Question::Version => version(&mut client).await,
+        Question::All => all(&mut client).await,
+        Question::Assign(wanted) | Question::Look(wanted) => {
+            let mut assigned = Vec::new();
+            for (group, ids) in wanted {
+                let request = Request::SetGroups {
+                    agents: ids.clone(),
+                    groups: vec![group.clone()],
+                    mode: GroupMode::EmptyOnly,
+                };
+                match client.ask(&request).await? {
+                    Response::Groups { agents, .. } => assigned.extend(agents),
+                    other => return Ok(refused(other)),
                 }
-                Ok(Answer::Assigned(assigned))
             }
+            Ok(Answer::Assigned(assigned))
         }
-    };
-    asked
-        .await
-        .unwrap_or_else(|error: ClientError| Answer::Away(format!("{:#}", anyhow::Error::new(error))))
+    }
 }
 
 async fn version(client: &mut Client) -> Result<Answer, ClientError> {

@@ -48,6 +48,18 @@ struct Known {
     groups: Vec<String>,
     /// What the roster was told last.
     told: Option<bool>,
+    /// They may have changed since they were asked for.
+    stale: bool,
+}
+
+impl Known {
+    fn new(groups: Vec<String>, told: Option<bool>) -> Self {
+        Self {
+            groups,
+            told,
+            stale: false,
+        }
+    }
 }
 
 impl Membership {
@@ -59,7 +71,7 @@ impl Membership {
                 .remove(&id)
                 .filter(|known| known.groups == groups)
                 .and_then(|known| known.told);
-            self.known.insert(id, Known { groups, told });
+            self.known.insert(id, Known::new(groups, told));
         }
     }
 
@@ -68,7 +80,16 @@ impl Membership {
         if groups.is_empty() {
             self.known.remove(&id);
         } else {
-            self.known.insert(id, Known { groups, told: None });
+            let before = self.known.get(&id).filter(|known| known.groups == groups);
+            let told = before.and_then(|known| known.told);
+            self.known.insert(id, Known::new(groups, told));
+        }
+    }
+
+    /// Nobody says when the agent's groups change: they count as unknown until they were asked for again.
+    pub fn doubt(&mut self, id: &AgentId) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.stale = true;
         }
     }
 
@@ -88,7 +109,7 @@ impl Membership {
 
     /// What a keepalive means.
     pub fn judge(&self, library: &Library, reported: &Reported) -> Verdict {
-        let Some(known) = self.known.get(&reported.slot.id) else {
+        let Some(known) = self.known.get(&reported.slot.id).filter(|known| !known.stale) else {
             return Verdict::Unknown;
         };
         match library.of(&known.groups) {
@@ -196,6 +217,18 @@ mod tests {
         membership.set(AgentId::new("001"), groups("web,default"));
         assert_eq!(of(&membership, Some("x")), Verdict::Agrees);
         assert_eq!(membership.lists(), BTreeSet::from([groups("web,default")]));
+    }
+
+    #[test]
+    fn doubted_groups_are_unknown_until_they_are_said_again() {
+        let (library, mut membership) = (library(), Membership::default());
+        let id = AgentId::new("001");
+        let of = |membership: &Membership| membership.judge(&library, &reported("001", Some("x"), Family::Wazuh));
+        membership.set(id.clone(), groups("web"));
+        membership.doubt(&id);
+        assert_eq!(of(&membership), Verdict::Unknown);
+        membership.set(id, groups("web"));
+        assert!(matches!(of(&membership), Verdict::Differs(_)));
     }
 
     #[test]

@@ -117,6 +117,45 @@ fn a_keepalive_without_a_sum_gets_no_group_but_a_file_when_it_has_one() {
     assert_eq!(scene.core.pushes.sizes(), (1, 0));
 }
 
+fn look(group: &str, ids: &[&str]) -> Question {
+    match assign(group, ids) {
+        Question::Assign(wanted) => Question::Look(wanted),
+        other => other,
+    }
+}
+
+#[test]
+fn stock_database_is_asked_at_each_keepalive_where_no_authd_is() {
+    let (mut scene, slot) = (Scene::ready(Vec::new()), agent(1, Family::Wazuh));
+    scene.report(2, &slot, Some("x"));
+    let question = scene.ask(2).expect("a question");
+    scene.answer(3, &question, Answer::Database);
+    let question = scene.ask(4).expect("the same again, of the database");
+    assert_eq!(question, look("default", &["001"]));
+    scene.answer(5, &question, Answer::Assigned(vec![groups_of("001", &["default"])]));
+    assert_eq!(scene.core.pushes.sizes(), (1, 0));
+
+    let sum = library(&["default"]).groups["default"].sum.clone();
+    scene.report(6, &slot, Some(&sum));
+    assert_eq!(scene.ask(6), Some(look("default", &["001"])));
+    scene.answer(
+        7,
+        &look("default", &["001"]),
+        Answer::Assigned(vec![groups_of("001", &["default"])]),
+    );
+    assert_eq!(scene.core.pushes.sizes(), (0, 0));
+    // Without a sum it is only asked, not given a group.
+    scene.report(8, &slot, None);
+    assert_eq!(scene.ask(8), Some(look(ONLY_ASK, &["001"])));
+    scene.answer(9, &look(ONLY_ASK, &["001"]), Answer::Assigned(Vec::new()));
+    assert_eq!(scene.core.pushes.sizes(), (0, 0));
+    // When it goes, authd may be the next one.
+    scene.report(10, &slot, Some("x"));
+    let question = scene.ask(10).expect("a question");
+    scene.answer(11, &question, Answer::Away("gone".to_owned()));
+    assert_eq!(scene.ask(10_000), Some(Question::All));
+}
+
 #[test]
 fn the_group_of_ossec_agents_is_made_before_it_is_given() {
     let (mut scene, slot) = (Scene::ready(Vec::new()), agent(1, Family::Ossec));
