@@ -14,7 +14,6 @@ const BASE: &str = "
     Restart=on-failure
     RestartSec=5
     RestartPreventExitStatus=77 78
-    ExecReload=/bin/kill -HUP $MAINPID
     TimeoutStopSec=30
     OOMPolicy=stop
     Group=muster
@@ -82,6 +81,11 @@ fn every_unit_has_the_whole_base() {
         }
         assert!(unit.contains(&format!(
             "ExecStart=/usr/bin/{daemon} --home /var/lib/muster --foreground\n"
+        )));
+        // Not a signal: what is wrong with the new configuration is the caller's to hear.
+        let name = daemon.trim_start_matches("muster-");
+        assert!(unit.contains(&format!(
+            "ExecReload=/usr/bin/muster-control --home /var/lib/muster reload {name}\n"
         )));
         assert!(unit.contains(&format!("User={daemon}\n")));
     }
