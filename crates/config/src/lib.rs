@@ -37,6 +37,7 @@ mod show;
 mod source;
 mod suggest;
 pub mod template;
+mod value;
 mod walk;
 mod xml;
 

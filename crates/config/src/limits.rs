@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::settings::{ManagerVersion, Rate};
+use crate::value::{ManagerVersion, Rate};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;

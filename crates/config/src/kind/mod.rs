@@ -4,9 +4,11 @@
 //! against, so that the three cannot tell different stories.
 
 mod amount;
+mod rate;
 mod word;
 
 pub(crate) use amount::{bytes, minutes, number, seconds, span};
+pub(crate) use rate::rate;
 pub(crate) use word::{address, flag, maybe, networks, path, secret, text, word, words, yes_no, yes_no_any_case};
 
 /// What became of a text.

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::{KeyRequest, remote::AgentsBlock};
 use crate::{
-    kind::{Kind, Special, address, maybe, number, path, seconds, span, text, yes_no, yes_no_any_case},
+    kind::{Special, address, maybe, number, path, rate, seconds, span, text, yes_no, yes_no_any_case},
     limits,
+    value::Rate,
     walk::{Block, Need, Origin, Repeated, Walk},
 };
 
@@ -130,28 +131,6 @@ impl Default for AuthLimits {
             rate_total: limits::AUTH_RATE_TOTAL,
             max_agents: 0,
         }
-    }
-}
-
-/// A token bucket. As text: `50/s burst 500`, or `off`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Rate {
-    /// Tokens that come back each second. Zero: there is no limit.
-    pub per_second: u32,
-    /// Tokens that may be saved up.
-    pub burst: u32,
-}
-
-impl Rate {
-    /// No limit.
-    pub const OFF: Self = Self {
-        per_second: 0,
-        burst: 0,
-    };
-
-    /// Whether there is no limit.
-    pub fn is_off(&self) -> bool {
-        self.per_second == 0
     }
 }
 
@@ -304,40 +283,5 @@ impl Block for AuthLimits {
         walk.own("rate_per_address", rate(), &mut self.rate_per_address);
         walk.own("rate_total", rate(), &mut self.rate_total);
         walk.own("max_agents", number(0, 99_999_999), &mut self.max_agents);
-    }
-}
-
-/// `50/s burst 500`, `50/s`, or `off`.
-pub(super) fn rate() -> Special<Rate> {
-    Special {
-        accepts: "a rate such as '50/s burst 500', each number from 1 to 1000000, or 'off'",
-        read: |text| parse_rate(text).into(),
-        write: |rate| {
-            Some(match rate.per_second {
-                0 => "off".to_owned(),
-                per_second => format!("{per_second}/s burst {}", rate.burst),
-            })
-        },
-    }
-}
-
-fn parse_rate(text: &str) -> Option<Rate> {
-    if text == "off" {
-        return Some(Rate::OFF);
-    }
-    let (per_second, rest) = text.split_once("/s")?;
-    let per_second = whole(per_second)?;
-    let burst = match rest.trim_start().strip_prefix("burst ") {
-        Some(burst) => whole(burst.trim_start())?,
-        None if rest.is_empty() => per_second,
-        None => return None,
-    };
-    Some(Rate { per_second, burst })
-}
-
-fn whole(text: &str) -> Option<u32> {
-    match number(1, 1_000_000).read(text) {
-        crate::kind::Reading::Value(value) => Some(value),
-        _ => None,
     }
 }

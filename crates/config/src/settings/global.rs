@@ -1,12 +1,13 @@
 //! The blocks that belong to no daemon alone: `<muster>`, `<global>`, `<cluster>`, `<logging>`.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::{
     kind::{Special, maybe, span, text, word},
     limits,
+    value::ManagerVersion,
     walk::{Block, Walk},
 };
 
@@ -81,66 +82,13 @@ pub enum Layout {
     Ossec,
 }
 
-/// A manager version of three numbers. Agents compare it with their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ManagerVersion {
-    /// First number.
-    pub major: u16,
-    /// Second number.
-    pub minor: u16,
-    /// Third number.
-    pub patch: u16,
-}
-
-impl ManagerVersion {
-    /// The version without the leading `v`, as event bodies have it: `4.14.7`.
-    pub fn bare(&self) -> String {
-        format!("{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
+const DAY: u64 = 86_400;
 
 impl Default for ManagerVersion {
     fn default() -> Self {
         limits::MANAGER_VERSION
     }
 }
-
-/// With the leading `v`, as agents and logs have it: `v4.14.7`.
-impl fmt::Display for ManagerVersion {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "v{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
-impl Serialize for ManagerVersion {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl FromStr for ManagerVersion {
-    type Err = ();
-
-    /// Takes `v4.14.7` and `4.14.7`.
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let mut numbers = text.strip_prefix('v').unwrap_or(text).split('.');
-        let mut number = || -> Result<u16, ()> {
-            let digits = numbers.next().ok_or(())?;
-            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err(());
-            }
-            digits.parse().map_err(|_| ())
-        };
-        let version = Self {
-            major: number()?,
-            minor: number()?,
-            patch: number()?,
-        };
-        if numbers.next().is_some() { Err(()) } else { Ok(version) }
-    }
-}
-
-const DAY: u64 = 86_400;
 
 /// What a node may be called: the name stands in headers, message ids and subjects.
 pub(super) fn node_name() -> Special<String> {

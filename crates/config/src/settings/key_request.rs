@@ -4,10 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-use super::{Rate, auth::rate};
 use crate::{
-    kind::{bytes, maybe, number, path, seconds, span, text, word, yes_no},
+    kind::{bytes, maybe, number, path, rate, seconds, span, text, word, yes_no},
     limits,
+    value::Rate,
     walk::{Block, Walk},
 };
 

@@ -10,8 +10,8 @@ mod nats;
 mod remote;
 
 pub use agentless::{Agentless, AgentlessHost, Elevation};
-pub use auth::{Auth, AuthLimits, Force, Rate};
-pub use global::{Cluster, Global, Layout, LogFormat, Logging, ManagerVersion, Muster};
+pub use auth::{Auth, AuthLimits, Force};
+pub use global::{Cluster, Global, Layout, LogFormat, Logging, Muster};
 pub use internal::{AuthInternal, DebugLevel, Internal, MonitordInternal, RemotedInternal};
 pub use key_request::{ExecMode, KeyRequest};
 pub use nats::{
@@ -24,6 +24,7 @@ pub use remote::{
 
 use serde::Serialize;
 
+pub use crate::value::{ManagerVersion, Rate};
 use crate::walk::{Block, Origin, Repeated, Walk};
 
 /// Everything that the daemons read from `etc/ossec.conf` and the internal options.

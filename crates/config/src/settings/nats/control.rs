@@ -7,9 +7,9 @@ use super::{
     walk::{name, public_key},
 };
 use crate::{
-    kind::{Reading, Special, words, yes_no},
+    kind::{Reading, Special, rate, words, yes_no},
     limits,
-    settings::{Rate, auth::rate},
+    value::Rate,
     walk::{Block, Need, Origin, Walk},
 };
 
