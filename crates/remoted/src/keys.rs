@@ -21,7 +21,7 @@ use crate::slot::{AgentSlot, plain_ip};
 pub mod watcher;
 
 /// Who is registered, at one moment.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct KeyTable {
     by_id: HashMap<AgentId, Line>,
     by_host: HashMap<IpAddr, Arc<AgentSlot>>,
@@ -31,6 +31,7 @@ pub struct KeyTable {
     reloads: u64,
 }
 
+#[derive(Clone)]
 struct Line {
     slot: Arc<AgentSlot>,
     fingerprint: u64,
@@ -87,10 +88,7 @@ impl KeyTable {
                     slot
                 }
             };
-            if let Some(host) = entry.address.single_host() {
-                next.by_host.entry(plain_ip(host)).or_insert_with(|| Arc::clone(&slot));
-            }
-            next.by_id.insert(entry.id.clone(), Line { slot, fingerprint });
+            next.insert(entry, Line { slot, fingerprint });
         }
         changes.removed = self
             .by_id
@@ -105,6 +103,23 @@ impl KeyTable {
     /// How often the file was read again: the first time does not count.
     pub fn reloads(&self) -> u64 {
         self.reloads.saturating_sub(1)
+    }
+
+    /// The next snapshot when lines have been added behind the others, which are as they were: `added` has only the new
+    /// ones. Gives what [`next`](Self::next) gives for the whole file, without looking at every line.
+    pub fn grown(&self, added: &KeyFile) -> (Self, Changes) {
+        let mut next = self.clone();
+        let mut changes = Changes::default();
+        for entry in &added.entries {
+            if next.by_id.contains_key(&entry.id) {
+                continue;
+            }
+            let slot = Arc::new(AgentSlot::new(entry));
+            changes.added.push(Arc::clone(&slot));
+            let fingerprint = next.fingerprint(entry);
+            next.insert(entry, Line { slot, fingerprint });
+        }
+        (next, changes)
     }
 
     /// The agent with exactly this id.
@@ -130,6 +145,15 @@ impl KeyTable {
     /// All slots, in no order.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<AgentSlot>> {
         self.by_id.values().map(|line| &line.slot)
+    }
+
+    fn insert(&mut self, entry: &KeyEntry, line: Line) {
+        if let Some(host) = entry.address.single_host() {
+            self.by_host
+                .entry(plain_ip(host))
+                .or_insert_with(|| Arc::clone(&line.slot));
+        }
+        self.by_id.insert(entry.id.clone(), line);
     }
 
     fn fingerprint(&self, entry: &KeyEntry) -> u64 {
@@ -202,6 +226,30 @@ mod tests {
         assert_eq!(table.by_host("::1".parse().unwrap()).unwrap().id.as_str(), "005");
         assert!(table.by_host("10.0.0.0".parse().unwrap()).is_none());
         assert!(table.by_id("1").is_none());
+    }
+
+    #[test]
+    fn lines_behind_the_others_make_the_same_snapshot_as_the_whole_file() {
+        let old = "001 a any k\n002 b 127.0.0.2 k\n003 !c any k\n";
+        let new = "004 d 127.0.0.4 k\n002 again any other\n005 e 127.0.0.2 k\n004 f any k\n";
+        let (first, _) = table(&KeyTable::default(), old);
+        let (grown, changes) = first.grown(&file::parse(new.as_bytes()));
+        let (whole, expected) = table(&first, &format!("{old}{new}"));
+        assert_eq!(ids(&changes.added), ids(&expected.added));
+        assert!(changes.changed.is_empty() && changes.removed.is_empty() && changes.retired.is_empty());
+        assert_eq!(grown.len(), whole.len());
+        for slot in whole.slots() {
+            let same = grown.by_id(slot.id.as_str()).unwrap();
+            assert_eq!((&same.name, same.has_key_of(slot)), (&slot.name, true));
+        }
+        assert!(Arc::ptr_eq(first.by_id("002").unwrap(), grown.by_id("002").unwrap()));
+        for host in ["127.0.0.2", "127.0.0.4"] {
+            let id = |table: &KeyTable| table.by_host(host.parse().unwrap()).unwrap().id.clone();
+            assert!(id(&grown) == id(&whole), "{host}");
+        }
+        // And the next one is made from it as from any other.
+        let (last, changes) = table(&grown, "004 d 127.0.0.4 k\n");
+        assert_eq!((last.len(), changes.removed.len(), changes.changed.len()), (1, 3, 0));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! The file is looked at every `remoted.keyupdate_interval`, and at once when somebody says that it was written. authd
 //! may write a hundred times a second: then one reading follows the other, but never takes more than about half of
-//! the time.
+//! the time. Where lines were only added behind the others, only those are taken apart.
 
 use std::{
     fs::File,
+    hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muster_proto::keys::file;
+use muster_proto::keys::file::{self, KeyFile};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
@@ -63,10 +64,41 @@ struct Signature {
     length: u64,
 }
 
+/// What is remembered of a file's bytes: enough to see that another file begins with the same, and nothing of the keys.
+#[derive(Default)]
+struct Content {
+    /// Keyed at random.
+    hash: RandomState,
+    length: usize,
+    lines: usize,
+    value: Option<u64>,
+}
+
+impl Content {
+    /// Remembers these bytes. When they begin with those of the last time, and those ended with a line: where the new
+    /// lines begin.
+    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
+        let (old, new) = bytes.split_at_checked(self.length).unwrap_or((bytes, &[]));
+        let mut hasher = self.hash.build_hasher();
+        hasher.write(old);
+        let grown = self.value == Some(hasher.finish()) && matches!(old.last(), None | Some(b'\n'));
+        let begin = (old.len() == self.length && grown).then_some(self.length);
+        hasher.write(new);
+        *self = Self {
+            hash: std::mem::take(&mut self.hash),
+            length: bytes.len(),
+            lines: bytes.iter().filter(|byte| **byte == b'\n').count(),
+            value: Some(hasher.finish()),
+        };
+        begin
+    }
+}
+
 /// The file as it was last read.
 pub struct KeySource {
     path: PathBuf,
     signature: Option<Signature>,
+    content: Content,
     table: Arc<KeyTable>,
     /// The snapshot before it: given back here, not by a worker that happens to be the last to let go of it.
     before: Arc<KeyTable>,
@@ -80,6 +112,7 @@ impl KeySource {
         Self {
             path: path.to_owned(),
             signature: None,
+            content: Content::default(),
             table: Arc::default(),
             before: Arc::default(),
             last_failure: None,
@@ -100,13 +133,28 @@ impl KeySource {
         }
         self.last_failure = failure;
         let bytes = read.ok().flatten()?;
-        let file = file::parse(&bytes);
-        for problem in file.problems.iter().take(LOGGED_PROBLEMS) {
-            warn!(path = %self.path.display(), line = problem.line_number, agent_id = problem.id, error = %problem.kind, "line of the key file is skipped");
-        }
-        let (table, changes) = self.table.next(&file);
+        let lines_before = self.content.lines;
+        let (table, changes) = match self.content.take(&bytes).and_then(|begin| bytes.get(begin..)) {
+            Some(new) => {
+                let file = file::parse(new);
+                self.log_problems(&file, lines_before);
+                self.table.grown(&file)
+            }
+            None => {
+                let file = file::parse(&bytes);
+                self.log_problems(&file, 0);
+                self.table.next(&file)
+            }
+        };
         self.before = std::mem::replace(&mut self.table, Arc::new(table));
         Some(changes)
+    }
+
+    fn log_problems(&self, file: &KeyFile, lines_before: usize) {
+        for problem in file.problems.iter().take(LOGGED_PROBLEMS) {
+            let line = lines_before + problem.line_number;
+            warn!(path = %self.path.display(), line, agent_id = problem.id, error = %problem.kind, "line of the key file is skipped");
+        }
     }
 
     fn read_if_changed(&mut self) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
@@ -347,6 +395,50 @@ mod tests {
         let mut source = KeySource::new(&home.path());
         source.look();
         assert_eq!(source.table().len(), 2);
+    }
+
+    #[test]
+    fn whatever_follows_what_the_table_is_that_of_the_file() {
+        let home = Home::new();
+        let mut source = KeySource::new(&home.path());
+        let long = (2..500)
+            .map(|id| format!("{id:03} a{id} any k{id}\n"))
+            .collect::<String>();
+        for text in [
+            "",
+            "001 a any k\n",
+            "001 a any k\n002 b any k",
+            // What looked like a whole line was none.
+            "001 a any k\n002 b any key\n",
+            "001 a any k\n002 b any key\n002 c any k\n003 d 10.0.0.3 k\n",
+            // As long, and begins as before, but not in the middle.
+            "001 a any k\n002 x any key\n002 c any k\n003 d 10.0.0.3 k\n004 e 10.0.0.3 k\n",
+            "001 a any k\n",
+            &format!("001 a any k\n{long}"),
+            &format!("001 a any k\n{long}500 last any k\n"),
+            &format!("001 !a any k\n{long}500 last any k\n"),
+            "",
+        ] {
+            home.write(text);
+            source.look();
+            let (expected, _) = KeyTable::default().next(&file::parse(text.as_bytes()));
+            assert_eq!(source.table().len(), expected.len(), "{text}");
+            for slot in expected.slots() {
+                let found = source.table().by_id(slot.id.as_str()).unwrap();
+                assert!(found.name == slot.name && found.has_key_of(slot), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_new_lines_are_taken_apart_where_lines_were_added() {
+        let mut content = Content::default();
+        assert_eq!(content.take(b"001 a any k\n"), None);
+        assert_eq!(content.take(b"001 a any k\n002 b any k\n"), Some(12));
+        assert_eq!(content.take(b"001 a any k\n002 b any k\n"), Some(24));
+        assert_eq!(content.take(b"001 b any k\n002 b any k\n003 c any k"), None);
+        assert_eq!(content.take(b"001 b any k\n002 b any k\n003 c any key\n"), None);
+        assert_eq!(content.take(b"001 b any k\n"), None);
     }
 
     #[test]
