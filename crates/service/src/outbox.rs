@@ -126,18 +126,29 @@ pub fn append(database: &Connection, event: &Event) -> Result<u64, OutboxError> 
 
 /// As [`append`], with a bound of the caller's choice.
 pub fn append_within(database: &Connection, event: &Event, bound: Bound) -> Result<u64, OutboxError> {
-    let blob = codec::encode(VERSION, event).map_err(|_| OutboxError::TooLong(event.body.len()))?;
-    if blob.len() > MAX_EVENT_LEN {
-        return Err(OutboxError::TooLong(blob.len()));
+    append_all_within(database, std::slice::from_ref(event), bound)
+}
+
+/// Puts several events in, for less than one after the other costs, and gives the number of the last one. Call it in a
+/// transaction: an error may come when some are in.
+pub fn append_all_within(database: &Connection, events: &[Event], bound: Bound) -> Result<u64, OutboxError> {
+    let mut insert = database.prepare_cached("INSERT INTO outbox (droppable, bytes, event) VALUES (?1, ?2, ?3)")?;
+    let mut sum = 0_i64;
+    for event in events {
+        let blob = codec::encode(VERSION, event).map_err(|_| OutboxError::TooLong(event.body.len()))?;
+        if blob.len() > MAX_EVENT_LEN {
+            return Err(OutboxError::TooLong(blob.len()));
+        }
+        let length = signed_len(blob.len());
+        insert.execute(params![is_droppable(event.kind), length, blob])?;
+        sum = sum.saturating_add(length);
     }
-    let length = signed_len(blob.len());
-    database
-        .prepare_cached("INSERT INTO outbox (droppable, bytes, event) VALUES (?1, ?2, ?3)")?
-        .execute(params![is_droppable(event.kind), length, blob])?;
     let number = unsigned(database.last_insert_rowid());
     let (events, bytes) = database
-        .prepare_cached("UPDATE outbox_state SET events = events + 1, bytes = bytes + ?1 RETURNING events, bytes")?
-        .query_row([length], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))))?;
+        .prepare_cached("UPDATE outbox_state SET events = events + ?1, bytes = bytes + ?2 RETURNING events, bytes")?
+        .query_row([signed_len(events.len()), sum], |row| {
+            Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)))
+        })?;
     if events > bound.events || bytes > bound.bytes {
         make_room(database)?;
     }
