@@ -1,7 +1,8 @@
 //! Events on their way to natsd, kept in a small database of our own until it has taken them.
 //!
 //! A look-up changes nothing that we keep, so its event is not part of any other transaction. Writing happens in a thread
-//! of its own, many events at a time; the look-ups never wait for it.
+//! of its own, many events at a time: each transaction costs more than a hundred events do. The look-ups never wait for
+//! it.
 
 use std::{
     io,
@@ -26,7 +27,9 @@ use crate::{counters::Counters, lookup::Lookup, outcome::Outcome};
 /// Events that wait to be written. When there is no room they are dropped and counted.
 const WAITING: usize = 8192;
 /// Events in one transaction.
-const BATCH: usize = 1024;
+const BATCH: usize = 512;
+/// How long the first event of a transaction waits for others.
+const GATHER: Duration = Duration::from_millis(25);
 /// How long we wait for the thread that sends.
 const BUSY_DEADLINE: Duration = Duration::from_secs(10);
 /// Events that wait for natsd, at most. Strangers can bring them about, so the oldest go first.
@@ -36,8 +39,31 @@ const BOUND: Bound = Bound {
 };
 
 enum Order {
-    Write(Box<Event>),
+    Write(Told),
     End,
+}
+
+/// What is told of a look-up; made an event by the thread that writes.
+struct Told {
+    lookup: Lookup,
+    outcome: &'static str,
+    stage: &'static str,
+    duration_ms: u64,
+    agent: Option<AgentId>,
+    now_ms: u64,
+}
+
+impl Told {
+    fn into_event(self) -> Event {
+        let body = KeyPolling {
+            lookup: self.lookup.by().as_str(),
+            value: self.lookup.value(),
+            outcome: self.outcome,
+            duration_ms: self.duration_ms,
+            agent_id: self.agent.as_ref(),
+        };
+        body.into_event(self.stage, self.now_ms)
+    }
 }
 
 /// Takes events.
@@ -66,9 +92,7 @@ impl Store {
 
     fn write(&mut self, batch: &[Event]) -> Result<(), OutboxError> {
         let transaction = self.0.transaction()?;
-        for event in batch {
-            outbox::append_within(&transaction, event, BOUND)?;
-        }
+        outbox::append_all_within(&transaction, batch, BOUND)?;
         transaction.commit()?;
         Ok(())
     }
@@ -97,13 +121,26 @@ impl Events {
 
     /// A look-up begins.
     pub fn requested(&self, lookup: &Lookup, now_ms: u64) {
-        self.put(body(lookup, "requested", 0, None).into_event("requested", now_ms));
+        self.put(Told {
+            lookup: lookup.clone(),
+            outcome: "requested",
+            stage: "requested",
+            duration_ms: 0,
+            agent: None,
+            now_ms,
+        });
     }
 
     /// A look-up has ended.
     pub fn ended(&self, lookup: &Lookup, outcome: Outcome, duration_ms: u64, agent: Option<&AgentId>, now_ms: u64) {
-        let body = body(lookup, outcome.as_str(), duration_ms, agent);
-        self.put(body.into_event(outcome.stage(), now_ms));
+        self.put(Told {
+            lookup: lookup.clone(),
+            outcome: outcome.as_str(),
+            stage: outcome.stage(),
+            duration_ms,
+            agent: agent.cloned(),
+            now_ms,
+        });
     }
 
     /// Why the last writing failed; `None` when it did not.
@@ -111,8 +148,8 @@ impl Events {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn put(&self, event: Event) {
-        if self.sender.try_send(Order::Write(Box::new(event))).is_err() {
+    fn put(&self, told: Told) {
+        if self.sender.try_send(Order::Write(told)).is_err() {
             self.counters.keypoll_events_dropped_total.increment();
         }
     }
@@ -130,19 +167,10 @@ impl Writer {
     pub fn finish(self) {
         // When it takes no orders, it has ended.
         let _ = self.orders.send(Order::End);
+        self.thread.thread().unpark();
         if self.thread.join().is_err() {
             tracing::error!("the thread that writes events broke off");
         }
-    }
-}
-
-fn body<'a>(lookup: &'a Lookup, outcome: &'a str, duration_ms: u64, agent_id: Option<&'a AgentId>) -> KeyPolling<'a> {
-    KeyPolling {
-        lookup: lookup.by().as_str(),
-        value: lookup.value(),
-        outcome,
-        duration_ms,
-        agent_id,
     }
 }
 
@@ -153,12 +181,16 @@ fn write_all(
     error: &Mutex<Option<String>>,
     written: &dyn Fn(),
 ) {
-    let mut goes_on = true;
+    let (mut goes_on, mut was_full) = (true, false);
     while goes_on && let Ok(first) = receiver.recv() {
+        if !was_full && matches!(first, Order::Write(_)) {
+            // The end of the daemon cuts it short.
+            thread::park_timeout(GATHER);
+        }
         let mut batch = Vec::new();
         for order in std::iter::once(first).chain(receiver.try_iter()) {
             match order {
-                Order::Write(event) => batch.push(*event),
+                Order::Write(told) => batch.push(told.into_event()),
                 Order::End => {
                     goes_on = false;
                     break;
@@ -168,6 +200,7 @@ fn write_all(
                 break;
             }
         }
+        was_full = batch.len() >= BATCH;
         if batch.is_empty() {
             continue;
         }

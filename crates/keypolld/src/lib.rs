@@ -15,6 +15,7 @@ pub mod cli;
 pub mod control;
 pub mod counters;
 pub mod daemon;
+pub mod dial;
 pub mod engine;
 pub mod events;
 pub mod flow;

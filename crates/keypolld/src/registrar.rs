@@ -14,18 +14,23 @@ use muster_proto::{
 };
 use thiserror::Error;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::UnixStream,
     time::{Instant, sleep, timeout},
 };
 use zeroize::Zeroizing;
 
-use crate::answer::Agent;
+use crate::{
+    answer::Agent,
+    dial::{self, Dial},
+};
 
 /// How long one exchange may take: authd may have to ask remoted, and waits for its disk.
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(15);
 /// How long authd may be away: a restart takes less.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than the answer about an agent with the longest fields.
+const ANSWER_LEN: usize = 1024;
 /// The first and the longest pause between two attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
@@ -129,31 +134,40 @@ impl Registrar {
     }
 
     async fn exchange(&self, request: &Request) -> Result<Answer, RegistrarError> {
-        let mut stream = self.connect().await?;
+        let frame = Zeroizing::new(auth::frame(&request.to_payload()));
+        let mut stream = self.ask(&frame).await?;
         let exchange = async {
-            let frame = Zeroizing::new(auth::frame(&request.to_payload()));
-            stream.write_all(&frame).await?;
-            let mut header = [0; 4];
-            stream.read_exact(&mut header).await?;
-            let length = auth::payload_len(header).ok_or(io::ErrorKind::InvalidData)?;
-            let mut payload = Zeroizing::new(vec![0; length]);
-            stream.read_exact(&mut payload).await?;
-            Ok(payload)
+            // With room for the usual answer, so that one reading is enough.
+            let mut answer = Zeroizing::new(Vec::with_capacity(ANSWER_LEN));
+            loop {
+                if let Some((header, payload)) = answer.split_first_chunk() {
+                    let length = auth::payload_len(*header).ok_or(io::ErrorKind::InvalidData)?;
+                    if let Some(payload) = payload.get(..length) {
+                        return Ok(Answer::parse(payload));
+                    }
+                    let missing = length.saturating_sub(payload.len());
+                    answer.reserve(missing);
+                }
+                if stream.read_buf(&mut *answer).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
         };
         let outcome = timeout(EXCHANGE_DEADLINE, exchange).await;
-        let payload = outcome
+        let answer = outcome
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(RegistrarError::Broken)?;
-        Ok(Answer::parse(&payload)?)
+        Ok(answer?)
     }
 
-    async fn connect(&self) -> Result<UnixStream, RegistrarError> {
+    async fn ask(&self, frame: &[u8]) -> Result<UnixStream, RegistrarError> {
         let until = Instant::now() + PATIENCE;
         let mut pause = PAUSES.0;
         loop {
-            let source = match UnixStream::connect(&self.socket).await {
+            let source = match dial::ask(&self.socket, frame).await {
                 Ok(stream) => return Ok(stream),
-                Err(source) => source,
+                Err(Dial::Write(error)) => return Err(RegistrarError::Broken(error)),
+                Err(Dial::Connect(source)) => source,
             };
             // It is being restarted, or its backlog is full.
             let may_pass = matches!(

@@ -59,7 +59,7 @@ const STARTS: usize = 400;
 /// Agents that come in one after the other.
 const FIRST_PACKETS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at the key file.
+/// Between two looks at the key file or the log.
 const LOOK: Duration = Duration::from_millis(10);
 
 fn main() -> Result<()> {
@@ -94,6 +94,11 @@ fn agent(number: usize) -> Key {
         address: "any".to_owned(),
         key: format!("{number:064x}"),
     }
+}
+
+fn line(agent: Key) -> String {
+    let Key { id, name, address, key } = agent;
+    format!("{id} {name} {address} {key}\n")
 }
 
 fn answer_to(id: &str) -> String {
@@ -159,22 +164,32 @@ impl Manager {
         })
     }
 
-    /// Asks for these agents, and waits until all are in the key file: how long it took.
+    /// Asks for these agents, and waits until all are in the key file: how long it took. Looking at the file's length
+    /// costs nothing, reading it a hundred times a second would.
     fn poll(&self, agents: std::ops::RangeInclusive<usize>) -> Result<Duration> {
         let path = self.home.path().join("etc/client.keys");
-        let lines = || fs::read(&path).map_or(0, |text| text.iter().filter(|byte| **byte == b'\n').count());
-        let wanted = lines() + agents.clone().count();
+        let length = || fs::metadata(&path).map_or(0, |file| file.len());
+        let wanted = length()
+            + agents
+                .clone()
+                .map(|number| line(agent(number)).len() as u64)
+                .sum::<u64>();
         let begun = Instant::now();
-        ask(&self.home, agents)?;
-        while lines() < wanted {
+        ask(&self.home, agents.clone())?;
+        while length() < wanted {
             ensure!(
                 begun.elapsed() < PATIENCE,
-                "{} of {wanted} agents are registered",
-                lines()
+                "{} of {wanted} bytes of key lines are there",
+                length()
             );
             thread::park_timeout(LOOK);
         }
-        Ok(begun.elapsed())
+        let took = begun.elapsed();
+        let text = fs::read_to_string(&path)?;
+        for number in [*agents.start(), *agents.end()] {
+            ensure!(text.contains(&line(agent(number))), "agent {number} is not registered");
+        }
+        Ok(took)
     }
 
     /// The same for the first so many agents, and what each daemon worked for one of them, in microseconds.
@@ -349,7 +364,6 @@ fn started(options: &Options, report: &mut Report) -> Result<()> {
 }
 
 fn register_all(home: &Home) -> Result<()> {
-    let line = |Key { id, name, address, key }| format!("{id} {name} {address} {key}\n");
     let lines: String = (1..=STARTS).map(|number| line(agent(number))).collect();
     let path = home.path().join("etc/client.keys");
     fs::write(&path, lines)?;
@@ -379,9 +393,8 @@ fn first_message(options: &Options, report: &mut Report) -> Result<()> {
         manager.poll(1..=options.keys)?;
         let mut slowest = 0.0_f64;
         for number in options.keys + 1..=options.keys + FIRST_PACKETS {
-            let Key { id, name, address, key } = agent(number);
             let keys = manager.home.path().join("one.keys");
-            fs::write(&keys, format!("{id} {name} {address} {key}\n"))?;
+            fs::write(&keys, line(agent(number)))?;
             let mut fleet = Swarm::with_keys(&manager.home, &keys, &["--agents", "1", "--retry-interval", "0.005"])?;
             let ready = fleet.line("ready", PATIENCE)?;
             slowest = slowest.max(ready["elapsed_ms"].as_f64().context("no time")?);

@@ -15,7 +15,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::UnixStream,
     time::{sleep, timeout},
 };
@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::{SourceError, Written};
 use crate::{
+    dial::{self, Dial},
     lookup::Lookup,
     scan::{Progress, Scanner},
 };
@@ -61,12 +62,7 @@ impl Socket {
     }
 
     async fn converse(&self, lookup: &Lookup) -> Result<Written, SourceError> {
-        let mut stream = self.connect().await?;
-        let request = lookup.to_string();
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .map_err(SourceError::Broken)?;
+        let mut stream = self.dial(lookup.to_string().as_bytes()).await?;
         let mut written = Zeroizing::new(Vec::with_capacity(CHUNK));
         let mut scanner = Scanner::default();
         loop {
@@ -84,11 +80,13 @@ impl Socket {
         }
     }
 
-    async fn connect(&self) -> Result<UnixStream, SourceError> {
+    async fn dial(&self, request: &[u8]) -> Result<UnixStream, SourceError> {
         loop {
-            match UnixStream::connect(&self.path).await {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_PAUSE).await,
-                other => return other.map_err(SourceError::Connect),
+            match dial::ask(&self.path, request).await {
+                Err(Dial::Connect(error)) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_PAUSE).await,
+                Err(Dial::Connect(error)) => return Err(SourceError::Connect(error)),
+                Err(Dial::Write(error)) => return Err(SourceError::Broken(error)),
+                Ok(stream) => return Ok(stream),
             }
         }
     }
