@@ -227,7 +227,11 @@ impl Commander {
         let line = reply::detail(subject, &judgement, Some(&settled));
         let verb = judgement.verb.map_or("unknown", Verb::as_str);
         let key = judgement.signer.as_ref().map_or("nobody", |signer| &signer.id);
-        tracing::info!(verb, key, outcome = ?settled.outcome, reason = settled.reason, "request over NATS");
+        match settled.reason {
+            // Anybody can cause it; the audit trail has it.
+            Some(reason) => tracing::debug!(verb, key, reason, "refused a request over NATS"),
+            None => tracing::info!(verb, key, outcome = ?settled.outcome, "request over NATS"),
+        }
         let inbox = inbox.unwrap_or_default();
         let unsigned = reply::reply(&inbox, subject, &judgement, settled, &self.node, clock::unix_ms());
         let body = unsigned.body.clone();
