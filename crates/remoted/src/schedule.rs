@@ -6,7 +6,8 @@
 //! * An agent whose own keepalives are further apart than our interval is given intervals of one and a half times its
 //!   own, so that one that speaks every ten minutes does not go and come all day. One that answers our requests is
 //!   heard at our own pace and needs no such patience.
-//! * Without a `<manager_keepalive>` block nothing is sent, and `agents_disconnection_time` is the time-out.
+//! * Without a `<manager_keepalive>` block nothing is sent, and `agents_disconnection_time` is the time-out; only OSSEC
+//!   agents, which speak so seldom, are given more if they need it.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::slot::Millis;
 /// after which OSSEC's own tools give an agent up.
 pub const LONGEST_EARNED_TIMEOUT: Duration = Duration::from_secs(1830);
 /// The period of a Wazuh agent that was not watched yet: the default of its `notify_time`.
-pub const WAZUH_PERIOD: Duration = Duration::from_secs(20);
+const WAZUH_PERIOD: Duration = Duration::from_secs(20);
 /// The same of an OSSEC agent.
 pub const OSSEC_PERIOD: Duration = Duration::from_secs(600);
 /// So many requests in a row unanswered by an agent that did speak meanwhile, and it is taken not to know requests.
@@ -292,16 +293,20 @@ impl Schedule {
         }
     }
 
-    /// The agent's own period, as far as its limits depend on it: not when it answers at our pace.
+    /// The agent's own period, as far as its limits depend on it: not when it answers at our pace, and not where nothing
+    /// is sent, since a Wazuh agent is then given the time that the configuration names, as stock does. Of an OSSEC agent
+    /// that was not watched yet the long default is assumed; of others what was seen counts.
     pub fn period(&self, family: Option<Family>, sending: Option<Sending>) -> Option<Duration> {
-        let asked = sending.is_some_and(|sending| matches!(sending.probe, ProbeChoice::Auto | ProbeChoice::Request));
+        if family == Some(Family::Ossec) {
+            return Some(self.rhythm.period().unwrap_or(OSSEC_PERIOD));
+        }
+        let asked = matches!(sending?.probe, ProbeChoice::Auto | ProbeChoice::Request);
         if asked && self.answers == Answers::Yes {
             return None;
         }
-        Some(self.rhythm.period().unwrap_or(match family {
-            Some(Family::Ossec) => OSSEC_PERIOD,
-            Some(Family::Wazuh) | None => WAZUH_PERIOD,
-        }))
+        // One that speaks and does not answer is heard at its own pace only.
+        let assumed = (self.answers == Answers::No).then_some(WAZUH_PERIOD);
+        self.rhythm.period().or(assumed)
     }
 }
 

@@ -80,7 +80,7 @@ fn agent_slower_than_a_hasty_policy_is_judged_by_its_own_pace() {
 fn stock_policy_sends_nothing_and_waits_for_the_disconnection_time() {
     let stock = Policy::stock(s(900));
     assert_eq!(stock.sending, None);
-    assert_eq!(stock.limits(Some(WAZUH_PERIOD)).timeout, s(900));
+    assert_eq!(stock.limits(Some(s(20))).timeout, s(900));
     assert_eq!(stock.limits(Some(OSSEC_PERIOD)).timeout, s(900));
     assert_eq!(Policy::stock(s(60)).limits(Some(OSSEC_PERIOD)).timeout, s(900));
     assert_eq!(Policy::stock(s(7200)).limits(Some(OSSEC_PERIOD)).timeout, s(7200));
@@ -149,6 +149,28 @@ fn agent_that_speaks_but_does_not_answer_is_sent_acks() {
         Probe::Ack
     );
     assert_eq!(schedule.answers, Answers::No);
+    assert_eq!(schedule.period(Some(Family::Wazuh), page().sending), Some(s(20)));
+}
+
+#[test]
+fn time_that_the_configuration_names_holds_for_wazuh_agents_whatever_their_rhythm() {
+    let mut schedule = Schedule::default();
+    assert_eq!(
+        schedule.period(Some(Family::Wazuh), page().sending),
+        None,
+        "nothing was seen"
+    );
+    schedule.rhythm = Rhythm::remembered(s(20));
+    assert_eq!(schedule.period(Some(Family::Wazuh), page().sending), Some(s(20)));
+    assert_eq!(
+        schedule.period(Some(Family::Wazuh), None),
+        None,
+        "stock knows one time only"
+    );
+    assert_eq!(
+        Schedule::default().period(Some(Family::Ossec), None),
+        Some(OSSEC_PERIOD)
+    );
 }
 
 #[test]
