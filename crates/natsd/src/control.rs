@@ -16,7 +16,7 @@ use crate::{
     command::Doorkeeper,
     keeper::{Errand, MAX_WAITING_BATCHES, Shared, published},
     probe::Probe,
-    status::{Counters, Hearing, Link, Report},
+    status::{Claim, Counters, Hearing, Link, Report},
 };
 
 /// The largest look back.
@@ -87,6 +87,11 @@ impl Handler for Control {
             Hearing::Down(_) => "not listening",
         }
         .to_owned();
+        let claim = match &facts.claim {
+            Claim::Unfenced => "nobody looks after it",
+            Claim::Held => "yes",
+            Claim::Taken(_) => "no",
+        };
         let age = if depth.oldest_ms == 0 {
             0
         } else {
@@ -105,6 +110,7 @@ impl Handler for Control {
             ("epoch", self.epoch.to_string()),
             ("trust", self.trust.clone()),
             ("control", control),
+            ("name_is_ours", claim.to_owned()),
         ];
         status.facts = facts
             .into_iter()

@@ -102,6 +102,7 @@ impl Keeper {
             followers: broadcast::Sender::new(MAX_FOLLOWER_LAG),
             trouble: Mutex::new(None),
             roll: parts.roll.map(Mutex::new),
+            announced: Mutex::default(),
             errands: Mutex::default(),
             wake: Notify::new(),
         });

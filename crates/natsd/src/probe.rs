@@ -30,7 +30,7 @@ use crate::{
     keeper::{Errand, PROBE, Shared, chain},
     keys::KeyFile,
     publish::connection::{self, News},
-    status::{Link, Report},
+    status::{Claim, Link, Report},
     verify::{Fate, Message, Policy, Verifier},
 };
 
@@ -205,6 +205,9 @@ impl Probe {
             {
                 let why = format!("the daemon's own connection is down: {why}");
                 return Err(Fault::new("acknowledge", why, cure::of_login(&why_of(&facts.link))));
+            }
+            if let Claim::Taken(why) = &facts.claim {
+                return Err(Fault::new("acknowledge", why.clone(), cure::TAKEN));
             }
             if begun.elapsed() > self.nats.publish.ack_timeout + ACKNOWLEDGE_SPARE {
                 let stuck = facts.stuck.get(Stream::Keepalive.name());

@@ -13,7 +13,7 @@ use muster_proto::event::Stream;
 use muster_service::{Common, command_line};
 use serde_json::{Map, Value, json};
 
-use crate::publish::connection;
+use crate::publish::{connection, fence};
 
 const GIB: u64 = 1024 * 1024 * 1024;
 const DAY_NS: u64 = 24 * 3600 * 1_000_000_000;
@@ -67,7 +67,7 @@ pub(crate) struct Provision {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum With {
-    /// the bucket of agents
+    /// the buckets of agents, of managers and of signing keys
     Kv,
     /// durable consumers for status, alerts and audit
     Consumers,
@@ -107,7 +107,8 @@ impl Provision {
             .collect();
         if self.with.contains(&With::Kv) {
             let bucket = nats.kv.clone().unwrap_or_default().bucket;
-            wanted.push(bucket_config(&bucket, self.replicas));
+            let buckets = [bucket.as_str(), fence::NODES, fence::KEYS];
+            wanted.extend(buckets.map(|bucket| bucket_config(bucket, self.replicas)));
         }
         for config in &wanted {
             differences.extend(self.one_stream(client, config).await?);

@@ -9,13 +9,16 @@
 
 mod answer;
 pub(crate) mod connection;
+pub(crate) mod fence;
 pub(crate) mod kv;
 mod lane;
+mod mirror;
 mod pace;
 mod session;
 
 use std::{io, sync::Arc, thread, time::Duration};
 
+use async_nats::Client;
 use muster_config::Nats;
 use serde_json::json;
 use tokio::runtime;
@@ -23,11 +26,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     connection::{jitter, pause},
+    fence::{Fence, Standing},
     session::{End, Session},
 };
 use crate::{
     keeper::{Shared, chain},
-    status::{Counters, Link, Report},
+    status::{Claim, Counters, Link, Report},
 };
 
 /// See the module.
@@ -50,9 +54,10 @@ impl Publisher {
 
     fn run(self, stop: &CancellationToken) -> io::Result<()> {
         let mut failures = 0_u32;
+        let mut fence = self.fence();
         for server in self.nats.servers.iter().cycle() {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            let end = runtime.block_on(self.one_connection(server, stop));
+            let end = runtime.block_on(self.one_connection(server, &mut fence, stop));
             let waits = match end {
                 End::Stopped => None,
                 End::Lost(why) => {
@@ -82,6 +87,22 @@ impl Publisher {
         Ok(())
     }
 
+    /// Only where buckets are used at all.
+    fn fence(&self) -> Option<Fence> {
+        self.nats.kv.as_ref()?;
+        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        match Fence::open(&self.nats.spool.dir, &self.node, self.epoch, host.unwrap_or_default()) {
+            Ok(fence) => Some(fence),
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "cannot keep the claim to the name of this manager"
+                );
+                None
+            }
+        }
+    }
+
     fn failed(&self, server: &str, why: String, failures: u32) {
         // Once for each kind of failure, and then now and then.
         if self.report.read().link != Link::Down(why.clone()) || failures.is_multiple_of(100) {
@@ -99,7 +120,7 @@ impl Publisher {
         });
     }
 
-    async fn one_connection(&self, server: &str, stop: &CancellationToken) -> End {
+    async fn one_connection(&self, server: &str, fence: &mut Option<Fence>, stop: &CancellationToken) -> End {
         let connected = tokio::select! {
             () = stop.cancelled() => return End::Stopped,
             connected = connection::connect(&self.nats, &self.node, server) => connected,
@@ -122,9 +143,56 @@ impl Publisher {
             "tls": self.nats.encrypt_messages || server.starts_with("tls://") || info.tls_required,
         });
         self.shared.note("connected", detail);
-        match Session::begin(self, client, news).await {
-            Ok(mut session) => session.run(stop).await,
-            Err(why) => End::Lost(why),
+        let standing = tokio::select! {
+            () = stop.cancelled() => return End::Stopped,
+            standing = self.stand(fence, &client) => standing,
+        };
+        let held = match standing {
+            Ok(held) => held,
+            Err(why) => return End::Lost(why),
+        };
+        let mut session = match Session::begin(self, client.clone(), news).await {
+            Ok(session) => session,
+            Err(why) => return End::Lost(why),
+        };
+        let Some(fence) = held else {
+            return session.run(stop).await;
+        };
+        let end = tokio::select! {
+            end = session.run(stop) => end,
+            why = fence.keep(&client) => return End::Lost(why),
+            never = mirror::run(&client, &self.shared, &self.node) => match never {},
+        };
+        if matches!(end, End::Stopped) {
+            fence.release(&client).await;
+        }
+        end
+    }
+
+    /// Waits until the name of this manager is ours. Nothing when nobody looks after names.
+    async fn stand<'f>(&self, fence: &'f mut Option<Fence>, client: &Client) -> Result<Option<&'f mut Fence>, String> {
+        let Some(fence) = fence else { return Ok(None) };
+        loop {
+            match fence.stand(client).await? {
+                Standing::Held => {
+                    self.report.change(|facts| facts.claim = Claim::Held);
+                    return Ok(Some(fence));
+                }
+                Standing::Unfenced => {
+                    self.report.change(|facts| facts.claim = Claim::Unfenced);
+                    return Ok(None);
+                }
+                Standing::Taken(why) => {
+                    let said = Claim::Taken(why.clone());
+                    if !matches!(self.report.read().claim, Claim::Taken(_)) {
+                        tracing::error!(why, "nothing is published: the name of this manager is taken");
+                        self.shared
+                            .note("node_name_taken", json!({"node": self.node, "why": why}));
+                    }
+                    self.report.change(|facts| facts.claim = said);
+                    tokio::time::sleep(fence::BEAT / 2).await;
+                }
+            }
         }
     }
 }

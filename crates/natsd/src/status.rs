@@ -71,6 +71,17 @@ impl Hearing {
     }
 }
 
+/// Whether the name of this manager is ours alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Nobody looks after it.
+    Unfenced,
+    /// Yes.
+    Held,
+    /// Another manager has it; nothing is published.
+    Taken(String),
+}
+
 /// The publisher's report to the status.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -94,6 +105,8 @@ pub(crate) struct Facts {
     pub(crate) last_error: Option<String>,
     /// The last round trip of an acknowledgement, in microseconds.
     pub(crate) round_trip_us: u64,
+    /// Whether the name of this manager is ours alone.
+    pub(crate) claim: Claim,
     /// Whether requests over NATS are heard.
     pub(crate) hearing: Hearing,
     /// A stream that takes requests, and so answers them in our place.
@@ -111,6 +124,7 @@ impl Report {
             stuck: BTreeMap::new(),
             last_error: None,
             round_trip_us: 0,
+            claim: Claim::Unfenced,
             hearing,
             captured: None,
         };
@@ -130,6 +144,9 @@ impl Report {
             ));
         }
         if facts.link == Link::Up {
+            if let Claim::Taken(why) = &facts.claim {
+                degraded.push(format!("nothing is published, events wait in the spool: {why}"));
+            }
             for (stream, why) in &facts.stuck {
                 degraded.push(format!("events of {stream} wait: {why}"));
             }

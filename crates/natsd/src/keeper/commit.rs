@@ -150,6 +150,10 @@ impl Keeper {
                 event: event.clone(),
             });
         }
+        // Nobody but natsd itself announces keys.
+        if event.kind == Kind::KeyAnnouncement && mark.producer.is_empty() {
+            self.shared.announce(event, &stored);
+        }
         commit.stored.push(stored);
         Ok(numbers.seq)
     }

@@ -1,7 +1,7 @@
 //! What the rest of the daemon shares with the thread: the spool, and what it is asked to do.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -9,7 +9,10 @@ use muster_proto::{command::Unsigned, event::Event, ipc::control::PublishedEvent
 use serde_json::Value;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
-use crate::{publish::kv::Roll, spool::Spool};
+use crate::{
+    publish::kv::Roll,
+    spool::{Spool, record::Stored},
+};
 
 /// Acts and events of our own that may wait. Behind it, acts are only counted; they are rare.
 pub(super) const MAX_OWN: usize = 1024;
@@ -26,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) trouble: Mutex<Option<String>>,
     /// The latest state of each agent, if a key-value bucket mirrors it.
     pub(super) roll: Option<Mutex<Roll>>,
+    /// The newest announcement of each signing key, by key.
+    pub(super) announced: Mutex<BTreeMap<String, Stored>>,
     /// What the thread is to do besides.
     pub(super) errands: Mutex<VecDeque<Errand>>,
     pub(super) wake: Notify,
@@ -64,6 +69,20 @@ impl Shared {
     pub(crate) fn roll(&self) -> Option<MutexGuard<'_, Roll>> {
         let roll = self.roll.as_ref()?;
         Some(roll.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The newest announcement of each signing key, by key.
+    pub(crate) fn announced(&self) -> BTreeMap<String, Stored> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps an announcement for [`Self::announced`].
+    pub(super) fn announce(&self, event: &Event, stored: &Stored) {
+        let body: Value = serde_json::from_slice(&event.body).unwrap_or_default();
+        if let Some(kid) = body["key"]["kid"].as_str() {
+            let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+            announced.insert(kid.to_owned(), stored.clone());
+        }
     }
 
     /// Hands something to the thread. Whether there was room.

@@ -5,6 +5,8 @@ pub(super) const NO_JETSTREAM: &str =
     "switch JetStream on in the server's configuration: jetstream { store_dir: \"…\" }";
 pub(super) const PROVISION: &str = "make the streams: muster-natsd provision";
 pub(super) const BACKLOG: &str = "wait for the backlog, or try again; `muster-control nats status` says how much waits";
+pub(super) const TAKEN: &str =
+    "give each manager a <node_name> of its own; a machine that was copied has the name of its original";
 pub(super) const NO_DIRECT: &str = "bring the streams up to date: muster-natsd provision --update";
 pub(super) const LAGS: &str = "look at the stream's limits and at the cluster: what was acknowledged is not there";
 pub(super) const CHANGED: &str =

@@ -133,6 +133,7 @@ fn each_user_of_the_shipped_configuration_may_do_its_own_and_no_more() {
     assert!(home.facts()["trust"].contains("TLS required"));
     let report = crate::probe::ask(&home);
     assert_eq!(report.failed, None, "{report:?}");
+    assert_eq!(home.facts()["name_is_ours"], "yes");
     assert!(
         report
             .tls
