@@ -232,6 +232,14 @@ impl Link {
         self
     }
 
+    /// How long the next message may take.
+    fn wait_for_up_to(&mut self, longest: Duration) {
+        match &self {
+            Self::Tcp(stream) => stream.set_read_timeout(Some(longest)).unwrap(),
+            Self::Udp(socket) => socket.set_read_timeout(Some(longest)).unwrap(),
+        }
+    }
+
     fn send(&mut self, message: &[u8]) {
         match self {
             Self::Tcp(stream) => {

@@ -29,8 +29,9 @@ fn visit(stage: &Stage) {
 /// The same agent as it was before all that.
 fn set_back_is_heard(stage: &Stage) -> bool {
     let (mut agent, mut link) = (Agent::dynamic(), stage.connect());
-    agent.say(&mut link, STARTUP);
+    // Before it is said: a worker may be quicker than we are.
     let refused = stage.edge.count(Tally::RefusedReplay);
+    agent.say(&mut link, STARTUP);
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         if stage.edge.count(Tally::RefusedReplay) > refused {
