@@ -19,6 +19,7 @@ use muster_proto::{
     event::{Event, Stream},
     ipc::events::NumberedEvent,
 };
+use muster_service::clock;
 use serde_json::json;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
@@ -90,6 +91,10 @@ pub(crate) struct Keeper {
     /// Events of our own that wait for the next commit.
     own: Vec<Event>,
     health_ms: u64,
+    /// When it was written down last how far the broker has acknowledged.
+    cursor_ms: u64,
+    /// Why the spool cannot be tidied, as told.
+    tidy_trouble: Option<String>,
     received_before: u64,
 }
 
@@ -117,6 +122,8 @@ impl Keeper {
             batches,
             own: Vec::new(),
             health_ms: 0,
+            cursor_ms: 0,
+            tidy_trouble: None,
             received_before: 0,
         };
         if !keeper.composer.history {
@@ -148,6 +155,7 @@ impl Keeper {
         }
         self.audit_act("stopped", &json!({}));
         self.tidy();
+        self.tidy_spool(clock::unix_ms(), true);
         if let Err(error) = self.sequencer.close() {
             tracing::warn!(
                 error = chain(&error),

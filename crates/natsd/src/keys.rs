@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::spool::{SpoolError, slots::Slots};
+use crate::{
+    signature::Signer,
+    spool::{SpoolError, slots::Slots},
+};
 
 /// How long a new key is announced before it signs.
 pub(crate) const OVERLAP_MS: u64 = 10 * 60 * 1000;
@@ -166,15 +169,16 @@ pub(crate) struct Keyring {
     records: Vec<KeyRecord>,
     node: String,
     epoch: u64,
-    /// The place of the signing key in the file, and its text.
-    active: (usize, String),
+    /// The public half of the signing key.
+    active: String,
+    signer: Option<Signer>,
 }
 
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Keyring")
-            .field("active", &self.active.1)
+            .field("active", &self.active)
             .finish_non_exhaustive()
     }
 }
@@ -202,11 +206,12 @@ impl Keyring {
             records: records.into_iter().filter(|record| record.node == node).collect(),
             node: node.to_owned(),
             epoch,
-            active: (0, String::new()),
+            active: String::new(),
+            signer: None,
         };
         let mut events = ring.settle(now_ms)?;
         if events.is_empty() {
-            let record = ring.records.iter().find(|record| record.kid == ring.active.1);
+            let record = ring.records.iter().find(|record| record.kid == ring.active);
             events.extend(record.map(|record| announcement(record, "start", now_ms)));
         }
         Ok((ring, events))
@@ -289,8 +294,11 @@ impl Keyring {
                 news.push((record.kid.clone(), "retired"));
             }
         }
-        let place = self.file.keys.iter().position(|key| key.public_key() == active);
-        self.active = (place.unwrap_or(0), active);
+        if self.active != active || self.signer.is_none() {
+            let key = self.file.keys.iter().find(|key| key.public_key() == active);
+            self.signer = key.and_then(Signer::new);
+            self.active = active;
+        }
         if !news.is_empty() {
             let surplus = self.records.len().saturating_sub(MAX_RECORDS);
             self.records.drain(..surplus);
@@ -306,14 +314,15 @@ impl Keyring {
 
     /// The public half of the key that signs.
     pub(crate) fn key_id(&self) -> &str {
-        &self.active.1
+        &self.active
     }
 
     /// Signs, as text.
     pub(crate) fn sign(&self, bytes: &[u8]) -> String {
         // A key from a seed can always sign.
-        let signature = self.file.keys.get(self.active.0).and_then(|key| key.sign(bytes).ok());
-        crate::signature::text(&signature.unwrap_or_default())
+        self.signer
+            .as_ref()
+            .map_or_else(String::new, |signer| signer.sign(bytes))
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod cursor;
 mod files;
 mod index;
 pub(crate) mod record;
+mod recover;
 mod room;
 pub(crate) mod scan;
 pub(crate) mod slots;
@@ -34,8 +35,9 @@ use std::{
 use muster_proto::event::{Class, Kind, Stream};
 use thiserror::Error;
 
+pub(crate) use self::recover::Recovered;
 use self::{
-    cursor::{Cursor, CursorFile, Kept},
+    cursor::{Cursor, CursorFile, Kept, Tidying},
     files::Segment,
     index::{Entry, Index},
     record::{Mark, Record, Stored},
@@ -117,23 +119,6 @@ pub(crate) struct Depth {
     pub(crate) damaged: u64,
 }
 
-/// What a restart must know.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Recovered {
-    /// The highest sequence in the spool.
-    pub(crate) last_seq: u64,
-    /// The highest epoch in the spool.
-    pub(crate) last_epoch: u64,
-    /// The last sequence of each stream.
-    pub(crate) last_of_stream: BTreeMap<Stream, u64>,
-    /// What the disk has damaged.
-    pub(crate) gaps: Vec<Gap>,
-    /// When the event before was made, for the account of what is missing behind it.
-    pub(crate) last_ms: u64,
-    /// Whether something was missing there.
-    pub(crate) damage: bool,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -144,7 +129,8 @@ pub(crate) struct Spool {
     marks: BTreeMap<(String, u64), u64>,
     dropped: u64,
     damaged: u64,
-    cursor: CursorFile,
+    /// Absent while it is written.
+    cursor: Option<CursorFile>,
     kept: BTreeMap<Stream, Kept>,
     /// The broker's sequences of what it acknowledged last, and ours.
     remembered: BTreeMap<Stream, VecDeque<(u64, u64)>>,
@@ -203,7 +189,7 @@ impl Spool {
             marks: BTreeMap::new(),
             dropped: 0,
             damaged: 0,
-            cursor: cursor_file,
+            cursor: Some(cursor_file),
             kept: cursor.kept,
             remembered: BTreeMap::new(),
             untold: Vec::new(),
@@ -227,52 +213,8 @@ impl Spool {
             );
         }
         let next = numbers.last().map_or(1, |number| number + 1);
-        spool.begin_segment(next)?;
+        spool.begin_segment(next, true)?;
         Ok((spool, recovered))
-    }
-
-    fn recover_segment(
-        &mut self,
-        number: u64,
-        last: bool,
-        cursor: &BTreeMap<Stream, u64>,
-        recovered: &mut Recovered,
-    ) -> Result<(), SpoolError> {
-        let (mut segment, bytes) = Segment::open(&self.directory, number)?;
-        let scan = scan::scan(&bytes, last, |found| match found {
-            Found::Damage => recovered.damage = true,
-            Found::Record {
-                record: Record::Marks(marks),
-                ..
-            } => marks.iter().for_each(|mark| self.note_mark(mark)),
-            Found::Record {
-                offset,
-                length,
-                record: Record::Event(event),
-            } => {
-                recovered.note(&event);
-                self.note_mark(&event.source);
-                segment.newest_ms = segment.newest_ms.max(event.created_ms);
-                let stream = event.kind.stream();
-                if !event.history && cursor.get(&stream).is_none_or(|acked| event.seq > *acked) {
-                    segment.waiting += 1;
-                    self.index.push(entry(&event, number, offset, length));
-                }
-            }
-            Found::Record { .. } => {}
-        });
-        self.damaged += scan.damaged;
-        let end = u64::try_from(scan.end).unwrap_or(u64::MAX);
-        if end < segment.length {
-            tracing::warn!(
-                segment = number,
-                bytes = segment.length - end,
-                "the last commit of the spool was cut short; nobody was told that it is safe"
-            );
-            segment.truncate(end)?;
-        }
-        self.segments.push(segment);
-        Ok(())
     }
 
     /// How far an outbox has been taken.
@@ -431,11 +373,34 @@ impl Spool {
         Ok(u64::try_from(more).unwrap_or(0))
     }
 
-    /// Writes down how far the broker has acknowledged, and lets old segments go. Call it now and then, and at the end.
+    /// Writes down how far the broker has acknowledged, and lets old segments go. The steps of it, for those who hold the
+    /// spool in a lock, are [`begin_tidy`](Self::begin_tidy), [`Tidying::write`] and [`finish_tidy`](Self::finish_tidy).
+    #[cfg(test)]
     pub(crate) fn tidy(&mut self, now_ms: u64) -> Result<(), SpoolError> {
-        let settled = self.index.cursor(self.cursor.settled());
+        let Some(mut tidying) = self.begin_tidy() else {
+            return Ok(());
+        };
+        let written = tidying.write();
+        self.finish_tidy(tidying, now_ms)?;
+        written
+    }
+
+    /// How far the broker has acknowledged, to be written down now and then, and at the end. Nothing while one is written.
+    pub(crate) fn begin_tidy(&mut self) -> Option<Tidying> {
+        let file = self.cursor.take()?;
+        let settled = self.index.cursor(file.settled());
         let kept = self.kept.clone();
-        self.cursor.write(Cursor { settled, kept })?;
+        let cursor = Cursor { settled, kept };
+        Some(Tidying { file, cursor })
+    }
+
+    /// Lets segments go of which nothing waits, and that are older than they are kept for.
+    pub(crate) fn finish_tidy(&mut self, tidying: Tidying, now_ms: u64) -> Result<(), SpoolError> {
+        let written = tidying.file.holds(&tidying.cursor);
+        self.cursor = Some(tidying.file);
+        if !written {
+            return Ok(());
+        }
         let old = |segment: &Segment| segment.newest_ms.saturating_add(KEEP_ACKNOWLEDGED_MS) < now_ms;
         while self.segments.len() > 1 && self.segments[0].waiting == 0 && old(&self.segments[0]) {
             self.remove_segment(0)?;
@@ -511,17 +476,23 @@ impl Spool {
 
     fn current(&mut self) -> Result<&mut Segment, SpoolError> {
         if self.segments.last().is_none_or(|segment| segment.length >= SEGMENT_LEN) {
-            self.finish_segment()?;
+            // The sync of the commit that follows at once is one for the marks, too.
+            self.finish_segment(false)?;
         }
         self.segments.last_mut().ok_or(SpoolError::Full { used: 0, limit: 0 })
     }
 
-    fn finish_segment(&mut self) -> Result<(), SpoolError> {
+    fn finish_segment(&mut self, sync: bool) -> Result<(), SpoolError> {
         let next = self.segments.last().map_or(1, |segment| segment.number + 1);
-        self.begin_segment(next)
+        let finished = self.segments.len();
+        self.begin_segment(next, sync)?;
+        match self.segments[..finished].last_mut() {
+            Some(segment) => segment.truncate(segment.length),
+            None => Ok(()),
+        }
     }
 
-    fn begin_segment(&mut self, number: u64) -> Result<(), SpoolError> {
+    fn begin_segment(&mut self, number: u64, sync: bool) -> Result<(), SpoolError> {
         let marks = self
             .marks
             .iter()
@@ -534,7 +505,11 @@ impl Spool {
         let mut bytes = boundary_bytes().to_vec();
         Record::Marks(marks).write(&mut bytes);
         let mut segment = Segment::create(&self.directory, number)?;
-        segment.append(&bytes, self.limits.sync)?;
+        if let Err(error) = segment.append(&bytes, self.limits.sync && sync) {
+            // A later attempt finds its number free.
+            files::remove(&self.directory, number)?;
+            return Err(error);
+        }
         self.segments.push(segment);
         Ok(())
     }
@@ -549,28 +524,6 @@ impl Spool {
         if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
             segment.waiting = segment.waiting.saturating_sub(1);
         }
-    }
-}
-
-impl Recovered {
-    fn note(&mut self, event: &Stored) {
-        if std::mem::take(&mut self.damage) && event.seq > self.last_seq + 1 {
-            self.gaps.push(Gap {
-                stream: None,
-                class: None,
-                from_seq: self.last_seq + 1,
-                to_seq: event.seq - 1,
-                count: event.seq - 1 - self.last_seq,
-                first_ms: self.last_ms,
-                last_ms: event.created_ms,
-                reason: "damaged",
-            });
-        }
-        self.last_ms = event.created_ms;
-        self.last_seq = self.last_seq.max(event.seq);
-        self.last_epoch = self.last_epoch.max(event.epoch);
-        let last = self.last_of_stream.entry(event.kind.stream()).or_default();
-        *last = event.seq.max(*last);
     }
 }
 

@@ -38,7 +38,7 @@ impl Keeper {
         committed
     }
 
-    pub(super) fn try_commit(&mut self, batches: &[Batch]) -> Result<(), SpoolError> {
+    fn try_commit(&mut self, batches: &[Batch]) -> Result<(), SpoolError> {
         let mut commit = Composed {
             shown: (self.shared.followers.receiver_count() > 0 || self.shared.roll.is_some()).then(Vec::new),
             stored: Vec::new(),
@@ -111,7 +111,7 @@ impl Keeper {
     }
 
     /// Whoever got or lost a key is in the audit trail too.
-    pub(super) fn act_of(&self, event: &Event) -> Option<(&'static str, Value)> {
+    fn act_of(&self, event: &Event) -> Option<(&'static str, Value)> {
         self.audit.as_ref()?;
         let act = match event.kind {
             Kind::Enrolled => "enrolled",
@@ -124,7 +124,7 @@ impl Keeper {
         Some((act, body["enrollment"].take()))
     }
 
-    pub(super) fn compose(&mut self, event: &Event, mark: &Mark, commit: &mut Composed) -> Result<(), SpoolError> {
+    fn compose(&mut self, event: &Event, mark: &Mark, commit: &mut Composed) -> Result<(), SpoolError> {
         let original = self.compose_one(event, mark, None, commit)?;
         if let Some(copy) = event.disconnect_alert() {
             self.compose_one(&copy, mark, Some(original), commit)?;
@@ -132,7 +132,7 @@ impl Keeper {
         Ok(())
     }
 
-    pub(super) fn compose_one(
+    fn compose_one(
         &mut self,
         event: &Event,
         mark: &Mark,
@@ -158,7 +158,7 @@ impl Keeper {
         Ok(numbers.seq)
     }
 
-    pub(super) fn number(&mut self, stream: Stream) -> Result<Numbers, SpoolError> {
+    fn number(&mut self, stream: Stream) -> Result<Numbers, SpoolError> {
         let seq = self.sequencer.next()?;
         let prev = self.last_of_stream.insert(stream, seq).unwrap_or(0);
         Ok(Numbers { seq, prev })

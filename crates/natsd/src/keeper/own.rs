@@ -1,5 +1,7 @@
 //! What natsd itself has to say: how it is, the keys, the gaps, and the acts of the audit trail.
 
+use std::sync::PoisonError;
+
 use muster_proto::event::{
     Event, Kind, Stream,
     body::{Health, SpoolGap, manager_event, wrapped},
@@ -7,13 +9,15 @@ use muster_proto::event::{
 use muster_service::clock;
 use serde_json::{Value, json};
 
-use std::sync::PoisonError;
-
 use super::{Audited, Errand, Keeper, PROBE, chain, shared::MAX_OWN};
 use crate::spool::Gap;
 
 /// How often the manager's health is told.
 const HEALTH_INTERVAL_MS: u64 = 30 * 1000;
+/// How often it is written down how far the broker has acknowledged, when that is little.
+const CURSOR_INTERVAL_MS: u64 = 5000;
+/// How much is not little.
+const CURSOR_NEWS: u64 = 4096;
 /// Why the manager's health is told: it is time.
 const PERIODIC: &str = "periodic";
 
@@ -55,9 +59,32 @@ impl Keeper {
             }
         }
         self.commit_own();
-        let tidied = self.shared.spool().tidy(now);
-        if let Err(error) = tidied {
-            tracing::error!(error = chain(&error), "cannot tidy the spool");
+        self.tidy_spool(now, false);
+    }
+
+    /// How far the broker has acknowledged is written down when it is much, or has not been for a while: without it events
+    /// are sent again that the broker knows, and with it every event of a moment waits for the disk twice.
+    pub(super) fn tidy_spool(&mut self, now: u64, last: bool) {
+        let Some(mut tidying) = self.shared.spool().begin_tidy() else {
+            return;
+        };
+        let due = last || tidying.news() >= CURSOR_NEWS || now.saturating_sub(self.cursor_ms) >= CURSOR_INTERVAL_MS;
+        let written = if due {
+            self.cursor_ms = now;
+            tidying.write()
+        } else {
+            Ok(())
+        };
+        let finished = self.shared.spool().finish_tidy(tidying, now);
+        match written.and(finished) {
+            Ok(()) => self.tidy_trouble = None,
+            Err(error) => {
+                let why = chain(&error);
+                if self.tidy_trouble.as_ref() != Some(&why) {
+                    tracing::error!(error = why, "cannot tidy the spool");
+                    self.tidy_trouble = Some(why);
+                }
+            }
         }
     }
 

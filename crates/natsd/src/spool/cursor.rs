@@ -53,13 +53,35 @@ impl CursorFile {
         &self.written.settled
     }
 
+    pub(super) fn holds(&self, cursor: &Cursor) -> bool {
+        self.written == *cursor
+    }
+}
+
+/// The file, on its way to hold this.
+#[derive(Debug)]
+pub(crate) struct Tidying {
+    pub(super) file: CursorFile,
+    pub(super) cursor: Cursor,
+}
+
+impl Tidying {
     /// Writes it if it has changed.
-    pub(super) fn write(&mut self, cursor: Cursor) -> Result<(), SpoolError> {
-        if cursor != self.written {
+    pub(crate) fn write(&mut self) -> Result<(), SpoolError> {
+        if !self.file.holds(&self.cursor) {
             // A few names and numbers always serialise.
-            self.slots.write(&serde_json::to_vec(&cursor).unwrap_or_default())?;
-            self.written = cursor;
+            let bytes = serde_json::to_vec(&self.cursor).unwrap_or_default();
+            self.file.slots.write(&bytes)?;
+            self.file.written = self.cursor.clone();
         }
         Ok(())
+    }
+
+    /// How many events were acknowledged since it was written last.
+    pub(crate) fn news(&self) -> u64 {
+        let before = self.file.settled();
+        let news = self.cursor.settled.iter();
+        news.map(|(stream, settled)| settled.saturating_sub(before.get(stream).copied().unwrap_or(0)))
+            .sum()
     }
 }

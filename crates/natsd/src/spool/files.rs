@@ -11,6 +11,11 @@ use std::{
 use super::SpoolError;
 
 const SUFFIX: &str = "seg";
+/// What a small write takes besides, as zeros, when it reaches the end of the file: the next ones then only overwrite, and
+/// the disk has no new length to note down with each, which waits for whatever else the file system is busy with.
+const ROOM_LEN: usize = 128 * 1024;
+/// Larger writes take no room: there are few of them.
+const SMALL_LEN: usize = 16 * 1024;
 /// Events are for the daemon alone.
 const MODE: u32 = 0o640;
 
@@ -129,18 +134,33 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn write(&self, bytes: &[u8], sync: bool) -> Result<(), SpoolError> {
         let sync = || if sync { self.file.sync_data() } else { Ok(()) };
-        self.file
-            .write_all_at(bytes, self.start)
-            .and_then(|()| sync())
-            .map_err(|source| {
-                // What was half written is cut off again; if even that fails, the next append overwrites it.
-                let _ = self.file.set_len(self.start);
-                SpoolError::Io {
-                    what: "cannot write segment",
-                    path: self.name.clone(),
-                    source,
-                }
-            })
+        self.write_with_room(bytes).and_then(|()| sync()).map_err(|source| {
+            // What was half written is cut off again; if even that fails, the next append overwrites it.
+            let _ = self.file.set_len(self.start);
+            SpoolError::Io {
+                what: "cannot write segment",
+                path: self.name.clone(),
+                source,
+            }
+        })
+    }
+}
+
+impl Writer {
+    fn write_with_room(&self, bytes: &[u8]) -> io::Result<()> {
+        let end = self
+            .start
+            .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if bytes.len() <= SMALL_LEN && end > self.file.metadata()?.len() {
+            let mut whole = Vec::with_capacity(bytes.len() + ROOM_LEN);
+            whole.extend_from_slice(bytes);
+            whole.resize(bytes.len() + ROOM_LEN, 0);
+            if self.file.write_all_at(&whole, self.start).is_ok() {
+                return Ok(());
+            }
+            // The disk may have room for the events, if not for more.
+        }
+        self.file.write_all_at(bytes, self.start)
     }
 }
 

@@ -56,7 +56,7 @@ impl Spool {
         if !self.has_room(incoming) {
             let goal = limit.saturating_sub(limit / FREE_SHARE).saturating_sub(incoming);
             self.drop_down_to(goal, &mut gaps)?;
-            self.finish_segment()?;
+            self.finish_segment(true)?;
             self.compact()?;
             self.remove_settled()?;
         }

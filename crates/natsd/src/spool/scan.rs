@@ -3,7 +3,7 @@
 //! A commit writes a [`Boundary`](super::record::Record::Boundary), then its records, then waits for the disk. So all
 //! that stands before the last boundary was on the disk once: a bad record there has been damaged since, is passed
 //! over, and is told. A bad record behind the last boundary of the last segment is a commit that a crash cut short;
-//! nobody was told that it is safe, so the segment ends there.
+//! nobody was told that it is safe, so the segment ends there. Zeros up to the end are room for what never came.
 
 use super::record::{Record, RecordError};
 
@@ -45,7 +45,7 @@ pub(crate) fn scan(bytes: &[u8], last: bool, mut visit: impl FnMut(Found)) -> Sc
                 }
                 scan.end += length;
             }
-            Err(_) if scan.end >= unsafe_from => break,
+            Err(_) if scan.end >= unsafe_from || is_room(&bytes[scan.end..]) => break,
             Err(error) => {
                 visit(Found::Damage);
                 let boundary = next_boundary(bytes, scan.end + 1).unwrap_or(bytes.len());
@@ -59,6 +59,11 @@ pub(crate) fn scan(bytes: &[u8], last: bool, mut visit: impl FnMut(Found)) -> Sc
         }
     }
     scan
+}
+
+/// Whether nothing was ever written there.
+pub(crate) fn is_room(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Where the last boundary stands; 0 when there is none, so that nothing is taken for safe.
@@ -159,6 +164,15 @@ mod tests {
                     prop_assert!(commit.iter().all(|event| found.contains(event)), "commit {} is whole", number);
                 }
             }
+        }
+
+        #[test]
+        fn room_behind_the_last_commit_is_no_damage(commits in commits(), room in 1..5000_usize, last in any::<bool>()) {
+            let (mut bytes, ends) = segment(&commits);
+            bytes.resize(bytes.len() + room, 0);
+            let (found, scan) = events(&bytes, last);
+            prop_assert_eq!(found, commits.concat());
+            prop_assert_eq!((Some(&scan.end), scan.damaged), (ends.last(), 0));
         }
 
         #[test]

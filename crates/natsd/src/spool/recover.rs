@@ -1,0 +1,99 @@
+//! What a start finds in the segments.
+
+use std::collections::BTreeMap;
+
+use muster_proto::event::Stream;
+
+use super::{
+    Gap, Spool, SpoolError, entry,
+    files::Segment,
+    record::{Record, Stored},
+    scan::{self, Found},
+};
+
+/// What a restart must know.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recovered {
+    /// The highest sequence in the spool.
+    pub(crate) last_seq: u64,
+    /// The highest epoch in the spool.
+    pub(crate) last_epoch: u64,
+    /// The last sequence of each stream.
+    pub(crate) last_of_stream: BTreeMap<Stream, u64>,
+    /// What the disk has damaged.
+    pub(crate) gaps: Vec<Gap>,
+    /// When the event before was made, for the account of what is missing behind it.
+    pub(crate) last_ms: u64,
+    /// Whether something was missing there.
+    pub(crate) damage: bool,
+}
+
+impl Spool {
+    pub(super) fn recover_segment(
+        &mut self,
+        number: u64,
+        last: bool,
+        cursor: &BTreeMap<Stream, u64>,
+        recovered: &mut Recovered,
+    ) -> Result<(), SpoolError> {
+        let (mut segment, bytes) = Segment::open(&self.directory, number)?;
+        let scan = scan::scan(&bytes, last, |found| match found {
+            Found::Damage => recovered.damage = true,
+            Found::Record {
+                record: Record::Marks(marks),
+                ..
+            } => marks.iter().for_each(|mark| self.note_mark(mark)),
+            Found::Record {
+                offset,
+                length,
+                record: Record::Event(event),
+            } => {
+                recovered.note(&event);
+                self.note_mark(&event.source);
+                segment.newest_ms = segment.newest_ms.max(event.created_ms);
+                let stream = event.kind.stream();
+                if !event.history && cursor.get(&stream).is_none_or(|acked| event.seq > *acked) {
+                    segment.waiting += 1;
+                    self.index.push(entry(&event, number, offset, length));
+                }
+            }
+            Found::Record { .. } => {}
+        });
+        self.damaged += scan.damaged;
+        let end = u64::try_from(scan.end).unwrap_or(u64::MAX);
+        if end < segment.length {
+            if !scan::is_room(&bytes[scan.end..]) {
+                tracing::warn!(
+                    segment = number,
+                    bytes = segment.length - end,
+                    "the last commit of the spool was cut short; nobody was told that it is safe"
+                );
+            }
+            segment.truncate(end)?;
+        }
+        self.segments.push(segment);
+        Ok(())
+    }
+}
+
+impl Recovered {
+    fn note(&mut self, event: &Stored) {
+        if std::mem::take(&mut self.damage) && event.seq > self.last_seq + 1 {
+            self.gaps.push(Gap {
+                stream: None,
+                class: None,
+                from_seq: self.last_seq + 1,
+                to_seq: event.seq - 1,
+                count: event.seq - 1 - self.last_seq,
+                first_ms: self.last_ms,
+                last_ms: event.created_ms,
+                reason: "damaged",
+            });
+        }
+        self.last_ms = event.created_ms;
+        self.last_seq = self.last_seq.max(event.seq);
+        self.last_epoch = self.last_epoch.max(event.epoch);
+        let last = self.last_of_stream.entry(event.kind.stream()).or_default();
+        *last = event.seq.max(*last);
+    }
+}
