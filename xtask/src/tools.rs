@@ -35,7 +35,7 @@ const fn files(package: &'static str) -> Tool {
     }
 }
 
-const TOOLS: [Tool; 15] = [
+const TOOLS: [Tool; 18] = [
     program("nats-server", "nats-server"),
     // Databases that hold agents' keys, and what scripts reach them with.
     program("mariadb-server-core", "mariadbd"),
@@ -50,6 +50,10 @@ const TOOLS: [Tool; 15] = [
     files("python3-psycopg2"),
     program("php8.2-cli", "php8.2"),
     files("php8.2-mysql"),
+    // What the recipes of docs/nats.md use.
+    files("python3-nacl"),
+    files("python3-cffi-backend"),
+    files("libsodium23"),
     files("libdbi-perl"),
     files("libdbd-mysql-perl"),
 ];

@@ -5,6 +5,7 @@ mod natsd;
 mod permissions;
 mod probe;
 mod producer;
+mod recipes;
 mod requests;
 mod server;
 mod story;

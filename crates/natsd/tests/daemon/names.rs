@@ -1,6 +1,6 @@
 //! Two managers of one name.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use crate::{
     accepted, block_on,
@@ -46,7 +46,6 @@ fn second_manager_of_a_name_publishes_nothing_until_the_first_lets_go() {
         "{fault:?}"
     );
     put(&second, 7);
-    std::thread::sleep(Duration::from_secs(1));
     assert_ne!(second.facts()["waiting_events"], "0");
     let stored = || block_on(async { Server::messages(&server.client().await, "MUSTER_STATE").await });
     assert_eq!(stored().len(), 1);
