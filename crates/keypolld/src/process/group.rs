@@ -1,6 +1,7 @@
 //! A process with all that it starts: a group of its own, ended as a whole.
 
 use std::{
+    ffi::OsStr,
     io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -52,9 +53,11 @@ impl Group {
     /// Starts a program in the current directory, which is the home, with `PATH`, `LANG` and `HOME` and nothing else in
     /// its environment. It inherits three descriptors, no signal mask, and our limits.
     ///
+    /// The caller is held until the program has its turn on a processor, which takes milliseconds on a busy machine.
+    ///
     /// # Errors
     /// It does not exist, may not be executed, or there is no room for another process.
-    pub fn start(line: &CommandLine, further: &[&str], input: Input, home: &Path) -> io::Result<Self> {
+    pub fn start(line: &CommandLine, further: &[impl AsRef<OsStr>], input: Input, home: &Path) -> io::Result<Self> {
         let file: PathBuf = line.file().ok_or(io::ErrorKind::NotFound)?;
         let mut command = Command::new(file);
         command
@@ -71,6 +74,7 @@ impl Group {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        let _starting = leftovers::starting();
         let mut child = command.spawn()?;
         let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         if let Some(leader) = leader {

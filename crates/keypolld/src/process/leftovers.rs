@@ -6,7 +6,7 @@
 use std::{
     collections::HashSet,
     fs,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use nix::{
@@ -18,6 +18,8 @@ use nix::{
     unistd::Pid,
 };
 
+/// Held while a program is being started: between its first moment and [`expect`] nobody may look for strays.
+static STARTING: RwLock<()> = RwLock::new(());
 /// Leaders of groups.
 static EXPECTED: Mutex<Option<HashSet<i32>>> = Mutex::new(None);
 
@@ -26,6 +28,11 @@ pub fn adopt() {
     if let Err(error) = prctl::set_child_subreaper(true) {
         tracing::warn!(%error, "cannot adopt processes that programs leave behind");
     }
+}
+
+/// To be held from before a start until behind [`expect`]. Several may be.
+pub(super) fn starting() -> RwLockReadGuard<'static, ()> {
+    STARTING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// This process is somebody's business.
@@ -42,10 +49,10 @@ pub(super) fn forget(leader: Pid) {
     });
 }
 
-/// Kills every child that nobody expects, and takes the end of those that have ended. How many were still alive.
-///
-/// To be called from the thread that starts programs, so that no start is half done meanwhile.
+/// Kills every child that nobody expects, and takes the end of those that have ended. How many were still alive. Waits for
+/// starts that are half done, which takes a few milliseconds.
 pub fn sweep() -> usize {
+    let _no_starts = STARTING.write().unwrap_or_else(PoisonError::into_inner);
     let children = children();
     let strays: Vec<Pid> = with_expected(|expected| {
         let strays = children.iter().filter(|child| !expected.contains(child));

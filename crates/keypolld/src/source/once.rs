@@ -3,11 +3,12 @@
 //! Stock reads standard error into the JSON and waits until the last process that holds the pipe has gone. We keep the
 //! two apart, and the answer is complete when the program itself has ended with 0; what it leaves behind is killed.
 
-use std::{process::ExitStatus, time::Duration};
+use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt},
     process::{ChildStderr, ChildStdout},
+    task::spawn_blocking,
     time::timeout,
 };
 use zeroize::Zeroizing;
@@ -25,18 +26,23 @@ use crate::{
 
 /// How long what the program wrote before its end may take to be read.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// What is read at a time.
+const CHUNK: usize = 4096;
 
 /// The program.
 #[derive(Debug)]
 pub struct Once {
-    line: CommandLine,
+    line: Arc<CommandLine>,
     surroundings: Surroundings,
 }
 
 impl Once {
     /// This one.
     pub fn new(line: CommandLine, surroundings: Surroundings) -> Self {
-        Self { line, surroundings }
+        Self {
+            line: Arc::new(line),
+            surroundings,
+        }
     }
 
     /// Its name, as configured.
@@ -46,9 +52,7 @@ impl Once {
 
     /// One look-up.
     pub async fn ask(&self, lookup: &Lookup, limit: Duration) -> Result<Written, SourceError> {
-        let further = [lookup.by().as_str(), lookup.value()];
-        let group = Group::start(&self.line, &further, Input::None, &self.surroundings.home);
-        let mut group = group.map_err(|source| SourceError::Start {
+        let mut group = self.start(lookup).await.map_err(|source| SourceError::Start {
             program: self.line.program.clone(),
             source,
         })?;
@@ -58,7 +62,8 @@ impl Once {
         let mut output = Output {
             stdout: Some(stdout),
             stderr: Some(stderr),
-            written: Zeroizing::new(Vec::new()),
+            written: Zeroizing::new(Vec::with_capacity(CHUNK)),
+            beside: Zeroizing::new(Vec::with_capacity(CHUNK)),
             words: Words::default(),
             max: self.surroundings.max_output,
         };
@@ -82,6 +87,14 @@ impl Once {
             None => Err(SourceError::Killed),
         }
     }
+
+    /// In a thread of its own: a start must not hold up the ends of others. When nobody waits for it any more, the program
+    /// is killed as soon as it has begun.
+    async fn start(&self, lookup: &Lookup) -> io::Result<Group> {
+        let (line, lookup, home) = (Arc::clone(&self.line), lookup.clone(), self.surroundings.home.clone());
+        let start = move || Group::start(&line, &[lookup.by().as_str(), lookup.value()], Input::None, &home);
+        spawn_blocking(start).await.map_err(io::Error::other)?
+    }
 }
 
 /// What comes out of it.
@@ -89,6 +102,8 @@ struct Output {
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     written: Zeroizing<Vec<u8>>,
+    /// What was read from standard error just now.
+    beside: Zeroizing<Vec<u8>>,
     words: Words,
     max: usize,
 }
@@ -115,26 +130,33 @@ impl Output {
 
     /// Reads from whichever has something; never returns when both are closed.
     async fn read_some(&mut self) {
-        let mut chunk = Zeroizing::new([0; 4096]);
-        let mut beside = Zeroizing::new([0; 4096]);
-        let Self { stdout, stderr, .. } = self;
+        let Self {
+            stdout,
+            stderr,
+            written,
+            beside,
+            words,
+            ..
+        } = self;
         tokio::select! {
-            read = read_from(stdout, &mut *chunk) => self.written.extend_from_slice(chunk.get(..read).unwrap_or_default()),
-            read = read_from(stderr, &mut *beside) => self.words.add(beside.get(..read).unwrap_or_default()),
+            () = read_from(stdout, written) => {}
+            () = read_from(stderr, beside) => {
+                words.add(beside);
+                beside.clear();
+            }
         }
     }
 }
 
-async fn read_from<R: AsyncReadExt + Unpin>(pipe: &mut Option<R>, chunk: &mut [u8]) -> usize {
+async fn read_from(pipe: &mut Option<impl AsyncRead + Unpin>, buffer: &mut Vec<u8>) {
     match pipe {
         None => std::future::pending().await,
-        Some(open) => match open.read(chunk).await {
-            Ok(read @ 1..) => read,
-            Ok(0) | Err(_) => {
+        Some(open) => {
+            buffer.reserve(CHUNK);
+            if !matches!(open.read_buf(buffer).await, Ok(1..)) {
                 *pipe = None;
-                0
             }
-        },
+        }
     }
 }
 

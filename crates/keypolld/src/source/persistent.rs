@@ -37,6 +37,8 @@ use crate::{
 
 /// How long what a process said at its end may take to be read.
 const LAST_WORDS: Duration = Duration::from_millis(50);
+/// What is read from standard error at a time.
+const CHUNK: usize = 4096;
 
 /// The program and its idle processes.
 #[derive(Debug)]
@@ -104,7 +106,7 @@ impl Pool {
     }
 
     fn start(&self) -> Result<Worker, SourceError> {
-        let start = Group::start(&self.line, &[], Input::Pipe, &self.surroundings.home);
+        let start = Group::start(&self.line, &[""; 0], Input::Pipe, &self.surroundings.home);
         let mut group = start.map_err(|source| SourceError::Start {
             program: self.line.program.clone(),
             source,
@@ -116,7 +118,7 @@ impl Pool {
         Ok(Worker {
             stdin,
             stdout: BufReader::new(stdout),
-            stderr: Some(stderr),
+            stderr: Beside::new(stderr),
             words: Words::default(),
             group,
         })
@@ -168,7 +170,7 @@ impl Pool {
 struct Worker {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    stderr: Beside,
     words: Words,
     group: Group,
 }
@@ -195,11 +197,10 @@ impl Worker {
         let answer = read_answer(stdout, max);
         tokio::pin!(answer);
         loop {
-            let mut beside = Zeroizing::new([0; 4096]);
             tokio::select! {
                 biased;
                 answer = &mut answer => return answer,
-                said = read_beside(stderr, &mut *beside) => words.add(beside.get(..said).unwrap_or_default()),
+                () = stderr.read(words) => {}
             }
         }
     }
@@ -222,10 +223,8 @@ impl Worker {
     }
 
     async fn read_last_words(&mut self) {
-        while self.stderr.is_some() {
-            let mut beside = Zeroizing::new([0; 4096]);
-            let said = read_beside(&mut self.stderr, &mut *beside).await;
-            self.words.add(beside.get(..said).unwrap_or_default());
+        while self.stderr.pipe.is_some() {
+            self.stderr.read(&mut self.words).await;
         }
     }
 
@@ -263,15 +262,35 @@ async fn read_answer(stdout: &mut (impl AsyncBufRead + Unpin), max: usize) -> Re
     }
 }
 
-async fn read_beside(stderr: &mut Option<ChildStderr>, chunk: &mut [u8]) -> usize {
-    match stderr {
-        None => std::future::pending().await,
-        Some(open) => match open.read(chunk).await {
-            Ok(read @ 1..) => read,
-            Ok(0) | Err(_) => {
-                *stderr = None;
-                0
-            }
-        },
+/// Standard error, with the place where it is read to: once for the process, and not for each request.
+struct Beside {
+    pipe: Option<ChildStderr>,
+    chunk: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Beside").field(&self.pipe).finish()
+    }
+}
+
+impl Beside {
+    fn new(pipe: ChildStderr) -> Self {
+        Self {
+            pipe: Some(pipe),
+            chunk: Zeroizing::new(Vec::with_capacity(CHUNK)),
+        }
+    }
+
+    /// Reads what is there; never returns once it is closed.
+    async fn read(&mut self, words: &mut Words) {
+        let Some(open) = &mut self.pipe else {
+            return std::future::pending().await;
+        };
+        self.chunk.clear();
+        if !matches!(open.read_buf(&mut *self.chunk).await, Ok(1..)) {
+            self.pipe = None;
+        }
+        words.add(&self.chunk);
     }
 }
