@@ -131,7 +131,8 @@ async fn subscribe(commander: &Commander, client: &Client) -> Result<Vec<async_n
     let prefix = &commander.nats.subject_prefix;
     let any = listen(prefix, ANY);
     let below = |noun: &str| format!("{}{noun}.>", any.trim_end_matches('>'));
-    // What any manager can tell is answered by one of them; what is about an agent, by the one that has it.
+    // What any manager can tell is answered by one of them. What is about an agent all hear, and the one that has it
+    // answers: so each remembers the nonce, and none obeys an order that another has obeyed before the agent moved.
     let subscribers = async {
         let subscribers = vec![
             client.subscribe(listen(prefix, &token(&commander.node))).await?,

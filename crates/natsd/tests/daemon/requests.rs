@@ -4,6 +4,7 @@ use std::{fs, time::Duration};
 
 use async_nats::{Client, HeaderMap, Message};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::StreamExt;
 use muster_natsd::{
     audit,
     keys::KeyFile,
@@ -14,7 +15,7 @@ use muster_service::clock;
 use nkeys::KeyPair;
 use serde_json::{Map, Value};
 
-use crate::{block_on, natsd::Home, permissions::Shipped, wait_for};
+use crate::{block_on, natsd::Home, permissions::Shipped, server::Server, wait_for};
 
 /// Requests that an earlier process may have seen are refused for so long.
 const GUARD: Duration = Duration::from_secs(6);
@@ -211,7 +212,7 @@ fn requests_are_obeyed_refused_signed_and_written_down() {
     block_on(async {
         let options = desk.shipped.options(&desk.shipped.administrator, "_INBOX");
         let admin = desk.shipped.server.client_with(options).await;
-        let published = crate::Server::messages(&admin, "MUSTER_AUDIT").await;
+        let published = Server::messages(&admin, "MUSTER_AUDIT").await;
         let of_requests = published.iter().filter(|message| {
             crate::json(message)["audit"]["act"]
                 .as_str()
@@ -293,8 +294,80 @@ fn a_right_to_publish_is_needed_as_well_as_a_key() {
     block_on(async {
         let options = desk.shipped.options(&desk.shipped.administrator, "_INBOX");
         let admin = desk.shipped.server.client_with(options).await;
-        let forged = crate::Server::messages(&admin, "MUSTER_STATE").await;
+        let forged = Server::messages(&admin, "MUSTER_STATE").await;
         assert!(forged.is_empty(), "{:?}", forged[0]);
+    });
+}
+
+/// A manager of this name at a server that is open to everybody.
+fn open_home(server: &Server, node: &str, reader: &KeyPair) -> Home {
+    Home::new(&format!(
+        "<server_url>{}</server_url><node_name>{node}</node_name><reconnect_delay>1</reconnect_delay>\
+         <message_signing>yes</message_signing>{}",
+        server.url(),
+        keys(reader, &KeyPair::new_user())
+    ))
+}
+
+fn wait_until_heard(home: &Home) {
+    wait_for("requests are heard", || {
+        home.facts()
+            .get("control")
+            .is_some_and(|control| control == "listening")
+    });
+}
+
+/// What comes back of a request within a second.
+async fn replies(client: &Client, key: &KeyPair, subject: &str, nonce: &str) -> Vec<String> {
+    let inbox = client.new_inbox();
+    let mut replies = client.subscribe(inbox.clone()).await.expect("subscribes");
+    let (headers, body) = request(key, subject, nonce, 20);
+    let published = client.publish_with_reply_and_headers(subject.to_owned(), inbox, headers, body.into());
+    published.await.expect("is queued");
+    let mut outcomes = vec![];
+    while let Ok(Some(reply)) = tokio::time::timeout(Duration::from_secs(1), replies.next()).await {
+        let body: Value = serde_json::from_slice(&reply.payload).unwrap_or_default();
+        outcomes.push(body["reply"]["outcome"].as_str().unwrap_or("no reply").to_owned());
+    }
+    outcomes
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only time makes requests younger than the daemon"
+)]
+fn of_several_managers_one_answers_and_after_an_outage_too() {
+    let mut server = Server::start();
+    let reader = KeyPair::new_user();
+    let homes = ["mgr-a", "mgr-b"].map(|node| open_home(&server, node, &reader));
+    let _natsds = [homes[0].start(), homes[1].start()];
+    homes.iter().for_each(wait_until_heard);
+    std::thread::sleep(GUARD);
+    block_on(async {
+        let client = server.client().await;
+        let any = "wazuh.xdr.control.any.node.self.status";
+        assert_eq!(replies(&client, &reader, any, "nonce-for-any-of-them").await, ["done"]);
+        let own = "wazuh.xdr.control.mgr-b.node.self.status";
+        assert_eq!(replies(&client, &reader, own, "nonce-for-the-second").await, ["done"]);
+        // Neither has the agent: neither is the one to say so.
+        let nobodys = "wazuh.xdr.control.any.agent.001.status";
+        assert_eq!(
+            replies(&client, &reader, nobodys, "nonce-for-its-owner").await,
+            [] as [&str; 0]
+        );
+    });
+    server.restart();
+    homes.iter().for_each(|home| {
+        wait_for("the outage was noticed", || {
+            home.log().contains("requests over NATS are not heard")
+        });
+        wait_until_heard(home);
+    });
+    block_on(async {
+        let client = server.client().await;
+        let any = "wazuh.xdr.control.any.node.self.status";
+        assert_eq!(replies(&client, &reader, any, "nonce-after-the-outage").await, ["done"]);
     });
 }
 
