@@ -29,8 +29,8 @@ pub struct KeyRequest {
     pub threads: u16,
     /// How many requests may wait.
     pub queue_size: u32,
-    /// Whether an agent with the same name or address gives way, whatever `<force>` says. `None`: `<force>` decides.
-    /// Only the older block sets it; in `<key_request>` it is accepted and warned about.
+    /// Whether an agent with the same id, name or address gives way, whatever `<force>` says. `None`: `<force>` decides.
+    /// The older block always sets it; in `<key_request>` it is accepted and warned about.
     pub force_insert: Option<bool>,
     /// How long "there is no such agent" is remembered. Zero: not at all.
     #[serde(serialize_with = "crate::json::seconds")]
@@ -128,13 +128,15 @@ impl Block for KeyRequest {
     }
 }
 
-/// `<wodle name="agent-key-polling">`: the same options, and `force_insert` still has a meaning.
+/// `<wodle name="agent-key-polling">`: the same options, and `force_insert` still has its meaning and its default.
 #[derive(Default)]
 pub(super) struct Wodle(pub(super) KeyRequest);
 
 impl Block for Wodle {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
         self.0.walk_shared(walk);
-        walk.stock("force_insert", maybe(yes_no()), &mut self.0.force_insert);
+        let mut force_insert = self.0.force_insert.unwrap_or(true);
+        walk.stock("force_insert", yes_no(), &mut force_insert);
+        self.0.force_insert = Some(force_insert);
     }
 }

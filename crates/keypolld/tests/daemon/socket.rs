@@ -155,10 +155,14 @@ fn a_restart_of_authd_in_between_costs_nothing() {
 
 #[test]
 fn force_insert_of_the_older_block_means_what_it_meant() {
-    for (word, enabled) in [("yes", true), ("no", false)] {
+    for (option, enabled) in [
+        ("<force_insert>yes</force_insert>", true),
+        ("<force_insert>no</force_insert>", false),
+        ("", true),
+    ] {
         let home = Home::empty();
         home.write_config(&format!(
-            "<wodle name=\"agent-key-polling\"><socket>service.sock</socket><force_insert>{word}</force_insert></wodle>"
+            "<wodle name=\"agent-key-polling\"><socket>service.sock</socket>{option}</wodle>"
         ));
         let authd = FakeAuthd::listen(&home);
         let _service = Service::answering(&home, |_| agent("001", "web-01", "any", KEY));
