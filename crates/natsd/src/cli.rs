@@ -246,6 +246,7 @@ async fn start(
             report: Arc::clone(&report),
             counters: Arc::clone(&counters),
             tickets,
+            service: command::Service::new(&nats.subject_prefix, &node, clock::unix_s()),
         };
         let watched = command::watch(ordered, Arc::clone(&shared), node.clone(), running.stopping());
         running.spawn("tickets", async move {

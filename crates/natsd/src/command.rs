@@ -12,6 +12,7 @@
 //! behind it; only what [`gate`] calls unheard is but counted.
 
 mod act;
+mod discovery;
 pub(crate) mod gate;
 mod reply;
 mod session;
@@ -29,7 +30,10 @@ use muster_service::clock;
 use tokio::{runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::ticket::{MAX_TICKETS, Ticket, watch};
+pub(crate) use self::{
+    discovery::Service,
+    ticket::{MAX_TICKETS, Ticket, watch},
+};
 use self::{
     gate::{BadKey, Gate, Now},
     session::End,
@@ -77,6 +81,8 @@ pub(crate) struct Commander {
     pub(crate) counters: Arc<Counters>,
     /// To [`watch`].
     pub(crate) tickets: mpsc::Sender<Ticket>,
+    /// For those who look for services.
+    pub(crate) service: Service,
 }
 
 impl Commander {

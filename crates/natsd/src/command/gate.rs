@@ -430,7 +430,7 @@ impl Gate {
 
 /// Whether this is where requesters wait. Anywhere else, our reply would be a message that the requester may not send:
 /// an entry of the bucket of agents, an order to the broker, an acknowledgement of an event.
-fn is_inbox(subject: &str) -> bool {
+pub(crate) fn is_inbox(subject: &str) -> bool {
     // The second is what the broker makes of an inbox of another account.
     let theirs = subject.starts_with("_INBOX.") || subject.starts_with("_R_.");
     let ours = subject.strip_prefix(INBOX_PREFIX);

@@ -5,12 +5,13 @@ use std::{
         Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::{Client, HeaderMap, Message};
 use futures_util::{StreamExt, stream::select_all};
 use muster_proto::{
+    bucket::{Rate, TokenBucket},
     command::{ANY, Unsigned, Verb, listen},
     event::subject::token,
 };
@@ -26,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Commander, Ticket,
     act::{self, Done},
-    gate::{Grant, Incoming, Judgement, Refusal, changes},
+    discovery,
+    gate::{Grant, Incoming, Judgement, Refusal, changes, is_inbox},
     now,
     reply::{self, Settled},
 };
@@ -47,6 +49,11 @@ const DEADLINE: Duration = Duration::from_secs(4);
 const AUDIT_DEADLINE: Duration = Duration::from_millis(2500);
 /// How often a flood of requests that were not heard is told.
 const FLOOD_INTERVAL: Duration = Duration::from_secs(60);
+/// Questions of service discovery that are answered; it has no keys.
+const DISCOVERIES: Rate = Rate {
+    per_second: 10,
+    burst: 50,
+};
 /// How long the broker may take to say which stream takes a subject.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -101,10 +108,17 @@ async fn hear(
     tracing::info!("requests over NATS are heard");
     let mut flood = time::interval(FLOOD_INTERVAL);
     let mut unheard = 0_u64;
+    let mut discoveries = TokenBucket::new(DISCOVERIES, now().instant);
     loop {
         tokio::select! {
             () = stop.cancelled() => return End::Stopped,
             message = requests.next() => match message {
+                Some(message) if message.subject.starts_with(discovery::ROOT) => {
+                    let now = now().instant;
+                    if discoveries.take(DISCOVERIES, now) && under_way.len() < MAX_UNDER_WAY {
+                        discover(commander, client, message, under_way);
+                    }
+                }
                 Some(message) => {
                     if !take(commander, client, message, under_way) {
                         unheard += 1;
@@ -139,6 +153,7 @@ async fn subscribe(commander: &Commander, client: &Client) -> Result<Vec<async_n
             client.subscribe(below("agent")).await?,
             client.queue_subscribe(below("agents"), QUEUE_GROUP.to_owned()).await?,
             client.queue_subscribe(below("node"), QUEUE_GROUP.to_owned()).await?,
+            client.subscribe(discovery::SUBJECTS).await?,
         ];
         Ok::<_, async_nats::SubscribeError>(subscribers)
     };
@@ -159,6 +174,10 @@ async fn captured(commander: &Commander, client: &Client) -> Option<String> {
 
 /// The broker tells an error: a missing permission above all.
 fn told(commander: &Commander, why: &str) {
+    if why.contains(discovery::ROOT) {
+        tracing::info!(why, "service discovery will not find this manager");
+        return;
+    }
     commander.counters.nats_errors_total.increment();
     tracing::warn!(why, "the broker tells an error to the connection of requests");
     if why.to_ascii_lowercase().contains("permissions violation") {
@@ -168,6 +187,19 @@ fn told(commander: &Commander, why: &str) {
         commander
             .report
             .change(|facts| facts.hearing = Hearing::Down(why.to_owned()));
+    }
+}
+
+/// Tells service discovery that we are here.
+fn discover(commander: &Commander, client: &Client, message: Message, under_way: &mut JoinSet<()>) {
+    let inbox = message.reply.filter(|inbox| is_inbox(inbox));
+    if let Some((inbox, answer)) = inbox.zip(commander.service.answer(&message.subject)) {
+        let client = client.clone();
+        under_way.spawn(async move {
+            if let Err(error) = client.publish(inbox, answer.into()).await {
+                tracing::debug!(error = chain(&error), "service discovery cannot be answered");
+            }
+        });
     }
 }
 
@@ -212,6 +244,7 @@ fn take(commander: &Arc<Commander>, client: &Client, message: Message, under_way
 
 impl Commander {
     async fn settle(&self, client: &Client, subject: &str, inbox: Option<String>, judgement: Judgement) {
+        let begun = Instant::now();
         let settled = match &judgement.verdict {
             Err(refusal) => Settled::from(*refusal),
             Ok(grant) => {
@@ -233,6 +266,7 @@ impl Commander {
             Some(reason) => tracing::debug!(verb, key, reason, "refused a request over NATS"),
             None => tracing::info!(verb, key, outcome = ?settled.outcome, "request over NATS"),
         }
+        self.service.stats.note(settled.reason.is_some(), begun.elapsed());
         let inbox = inbox.unwrap_or_default();
         let unsigned = reply::reply(&inbox, subject, &judgement, settled, &self.node, clock::unix_ms());
         let body = unsigned.body.clone();

@@ -273,8 +273,14 @@ fn a_right_to_publish_is_needed_as_well_as_a_key() {
         let reply = desk.ask(&consumer, status, headers, body).await;
         assert_eq!(reply.text, "remoted does not run");
 
-        // The operator hears replies, and no other's inbox.
         let operator = desk.operator().await;
+        let found = operator
+            .request("$SRV.PING.muster-natsd", "".into())
+            .await
+            .expect("is found");
+        let found: Value = serde_json::from_slice(&found.payload).expect("JSON");
+        assert_eq!(found["metadata"]["node"], "mgr-a");
+
         operator
             .publish("wazuh.xdr.agent.001.status_change", "{}".into())
             .await
