@@ -243,7 +243,11 @@ fn key_requests_are_off_without_a_block_and_on_with_either() {
     let old = old.key_request.unwrap();
     assert_eq!((old.exec_path.as_deref(), old.force_insert), (Some("/x"), Some(true)));
     let default = settings("<wodle name=\"agent-key-polling\"><exec_path>/x</exec_path></wodle>");
-    assert_eq!(default.key_request.unwrap().force_insert, Some(true), "as it was up to 4.3");
+    assert_eq!(
+        default.key_request.unwrap().force_insert,
+        Some(true),
+        "as it was up to 4.3"
+    );
     assert_eq!(new.force_insert, None);
     assert!(settings("<wodle name=\"osquery\"/>").key_request.is_none());
 }
