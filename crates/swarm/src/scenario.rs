@@ -163,8 +163,12 @@ impl Scenario {
                 bytes += rate * sizes.mean();
                 let _ = write!(text, ", {rate:.1} events/s of {:.0} bytes", sizes.mean());
             }
-            if !group.sources.is_empty() {
-                let _ = write!(text, ", from {} addresses", group.sources.len());
+            match group.sources.len() {
+                0 => {}
+                1 => text.push_str(", from one address"),
+                more => {
+                    let _ = write!(text, ", from {more} addresses");
+                }
             }
             keepalives += beat;
             text.push('\n');

@@ -438,7 +438,11 @@ impl Session {
             }
             sending = self.receive(link).map(drop);
             // Nobody answers any more.
-            self.fleet.bench.borrow_mut().outbox.clear();
+            let outbox = &mut self.fleet.bench.borrow_mut().outbox;
+            for (what, _) in outbox.payloads() {
+                self.seat.group.tally.borrow_mut().unsent(what);
+            }
+            outbox.clear();
         }
     }
 }

@@ -91,6 +91,8 @@ counters! {
     stale_counters,
     /// Messages that did not open.
     undecodable,
+    /// Datagrams that nobody's key opened of those who share the socket: most are for agents that have just left.
+    unclaimed,
     /// Datagrams longer than an OSSEC agent reads.
     oversized,
     /// Messages sent.

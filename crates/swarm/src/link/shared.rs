@@ -129,7 +129,7 @@ impl Port {
         tally.bytes_received += as_u64(datagram.len());
         let Some((member, letter)) = self.addressee(datagram, opener) else {
             tally.messages_received += 1;
-            tally.undecodable += 1;
+            tally.unclaimed += 1;
             return;
         };
         if self.group.kind.family.is_ossec() && datagram.len() > OSSEC_AGENT_DATAGRAM_LEN {
