@@ -1,6 +1,8 @@
 //! The events that remoted makes, as natsd takes them: agents and what happened to them, put into the bodies of
 //! [`muster_proto::event::body`].
 
+use std::net::SocketAddr;
+
 use muster_proto::{
     agent::{AgentStatus, Reason},
     event::{
@@ -18,7 +20,7 @@ use crate::{
         guard::Mass,
         level,
     },
-    slot::Millis,
+    slot::{Ending, Millis, plain_ip},
     syslog::watch::Change,
 };
 
@@ -72,7 +74,7 @@ pub(crate) fn keepalive(agent: &Agent, what: KeepaliveType, at_ms: u64, interval
     .into_event(at_ms)
 }
 
-pub(crate) fn connection_lost(agent: &Agent, at_ms: u64, level: u8, node: &str) -> Event {
+pub(crate) fn connection_lost(agent: &Agent, ending: Ending, at_ms: u64, level: u8, node: &str) -> Event {
     body::Connection {
         agent_id: &agent.slot.id,
         agent_name: &agent.slot.name,
@@ -80,6 +82,7 @@ pub(crate) fn connection_lost(agent: &Agent, at_ms: u64, level: u8, node: &str) 
         timestamp: at_ms / 1000,
         state: "lost",
         reason: Reason::ConnectionLost,
+        detail: Some(ending.as_str()),
         manager_node: node,
         alert_level: level,
     }
@@ -98,21 +101,26 @@ struct ConflictBody<'a> {
     reason: Reason,
     /// The other one.
     other_address: String,
-    /// Which of them the agent is now: `first` or `newest`.
+    /// Which of them the agent is now: `first`, `newest`, or `both` in turns.
     kept: &'a str,
     manager_node: &'a str,
     alert_level: u8,
+}
+
+/// As addresses are written everywhere else: IPv4 as IPv4, also where the socket is one of IPv6.
+fn plain(at: SocketAddr) -> String {
+    SocketAddr::new(plain_ip(at.ip()), at.port()).to_string()
 }
 
 pub(crate) fn key_conflict(agent: &Agent, conflict: &Conflict, at_ms: u64, node: &str) -> Event {
     let body = ConflictBody {
         agent_id: agent.slot.id.as_str(),
         agent_name: &agent.slot.name,
-        ip_address: conflict.holder.to_string(),
+        ip_address: plain(conflict.holder),
         timestamp: at_ms / 1000,
         state: "conflict",
         reason: Reason::KeyConflict,
-        other_address: conflict.other.to_string(),
+        other_address: plain(conflict.other),
         kept: conflict.kept.as_str(),
         manager_node: node,
         alert_level: level::CRITICAL,

@@ -150,6 +150,10 @@ muster_service::counters! {
         shutdowns_total,
         /// Connections lost without a goodbye.
         connections_lost_total,
+        /// Of these, closed by us, since something came that may not.
+        connections_refused_total,
+        /// Of these, ended by the network: reset, or half-open.
+        connections_failed_total,
         /// Times that a key was used from two places.
         key_conflicts_total,
         /// Status changes.
@@ -386,9 +390,10 @@ impl Roster {
                 self.met(place, peer, protocol);
                 self.on_heard_again(place, now, at, out);
             }
-            News::ConnectionLost { slot, at, peer: _ } => {
+            News::ConnectionLost { slot, at, peer, ending } => {
                 let Some(place) = self.find(&slot) else { return };
-                self.on_connection_lost(place, now, at, out);
+                tracing::info!(agent_id = %slot.id, %peer, reason = ending.as_str(), "agent's connection ended");
+                self.on_connection_lost(place, now, at, ending, out);
             }
             News::KeyConflict { slot, at, conflict } => {
                 let Some(place) = self.find(&slot) else { return };

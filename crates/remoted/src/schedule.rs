@@ -294,8 +294,8 @@ impl Schedule {
     }
 
     /// The agent's own period, as far as its limits depend on it: not when it answers at our pace, and not where nothing
-    /// is sent, since a Wazuh agent is then given the time that the configuration names, as stock does. Of an OSSEC agent
-    /// that was not watched yet the long default is assumed; of others what was seen counts.
+    /// is sent, since a Wazuh agent is then given the time that the configuration names, as stock does. Of one that was
+    /// not watched yet its family's default is assumed.
     pub fn period(&self, family: Option<Family>, sending: Option<Sending>) -> Option<Duration> {
         if family == Some(Family::Ossec) {
             return Some(self.rhythm.period().unwrap_or(OSSEC_PERIOD));
@@ -304,9 +304,7 @@ impl Schedule {
         if asked && self.answers == Answers::Yes {
             return None;
         }
-        // One that speaks and does not answer is heard at its own pace only.
-        let assumed = (self.answers == Answers::No).then_some(WAZUH_PERIOD);
-        self.rhythm.period().or(assumed)
+        Some(self.rhythm.period().unwrap_or(WAZUH_PERIOD))
     }
 }
 

@@ -31,7 +31,7 @@ mod news;
 
 pub use self::{
     counts::{Counts, Message},
-    news::{Courier, News, SendError, StartupOutcome},
+    news::{Courier, Ending, News, SendError, StartupOutcome},
 };
 
 /// How much of the derived keys depends on the key alone.
@@ -391,15 +391,16 @@ impl AgentSlot {
         *self.lock_route()
     }
 
-    /// Answers go here from now on.
-    pub(crate) fn bind(&self, route: Route) {
+    /// Answers go here from now on. Gives back where they went before.
+    pub(crate) fn bind(&self, route: Route) -> Option<Route> {
         let mut place = self.lock_route();
-        *place = Some(route);
+        let before = place.replace(route);
         let owner = match route {
             Route::Tcp { connection, .. } => connection.0,
             Route::Udp { .. } => 0,
         };
         self.owner.store(owner, Ordering::Relaxed);
+        before
     }
 
     /// The connection is gone. Says whether answers went there until now.

@@ -88,6 +88,9 @@ pub struct Connection<'a> {
     pub state: &'a str,
     /// Why.
     pub reason: Reason,
+    /// What ended it, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a str>,
     /// The name of this manager.
     pub manager_node: &'a str,
     /// 0 to 15.

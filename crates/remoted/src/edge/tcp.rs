@@ -32,7 +32,7 @@ use super::{
 use crate::{
     analysis::{Flow, LONGEST_PAUSE},
     session::Origin,
-    slot::{ConnectionId, Millis, News, Route, plain_ip},
+    slot::{ConnectionId, Ending, Millis, News, Route, plain_ip},
 };
 
 /// One read, and one turn: some tens of messages.
@@ -126,7 +126,7 @@ enum Turn {
     Tell(News),
     /// The analysis daemon must catch up first.
     Pause,
-    Closed,
+    Closed(Ending),
 }
 
 /// Whether a connection waits for the analysis daemon.
@@ -173,24 +173,24 @@ async fn serve(shared: Shared, read: OwnedReadHalf, memory: Memory, peer: Socket
         patience: Patience::Left,
     };
     let news = shared.borrow().news.clone();
-    loop {
+    let ending = loop {
         match poll_fn(|context| connection.turn(&mut shared.borrow_mut(), context)).await {
             Turn::Wait => {}
             Turn::Yield => yield_now().await,
             Turn::Pause => connection.pause(&shared).await,
             Turn::Tell(told) => {
                 if news.send(told).await.is_err() {
-                    break;
+                    break Ending::Stopping;
                 }
             }
-            Turn::Closed => break,
+            Turn::Closed(ending) => break ending,
         }
-    }
+    };
     let farewells = {
         let mut worker = shared.borrow_mut();
         worker.outgoing.send_acks();
         worker.common.connections.fetch_sub(1, Ordering::Relaxed);
-        worker.closed(&connection.memory, Millis::now())
+        worker.closed(&connection.memory, ending, Millis::now())
     };
     drop(connection);
     for farewell in farewells {
@@ -234,9 +234,9 @@ impl Connection {
             }
             Poll::Ready(Err(error)) => {
                 debug!(peer = %self.origin.peer(), %error, "connection ended");
-                Turn::Closed
+                Turn::Closed(Ending::Network(error.kind()))
             }
-            Poll::Ready(Ok(())) if filled == 0 => Turn::Closed,
+            Poll::Ready(Ok(())) if filled == 0 => Turn::Closed(Ending::ByPeer),
             Poll::Ready(Ok(())) => {
                 worker.tallies.add(Tally::BytesReceived, filled as u64);
                 self.patience = Patience::Left;
@@ -275,7 +275,7 @@ impl Connection {
             Err(error) => {
                 worker.tallies.count(Tally::RefusedPreface);
                 debug!(peer = %self.origin.peer(), %error, "connection closed");
-                Turn::Closed
+                Turn::Closed(Ending::Preface)
             }
         }
     }
@@ -311,10 +311,10 @@ impl Connection {
                     next
                 } else {
                     debug!(peer = %self.origin.peer(), "connection closed: strangers have half sent too much");
-                    Turn::Closed
+                    Turn::Closed(Ending::Crowded)
                 }
             }
-            Ok(ControlFlow::Break(Stop::Close)) => Turn::Closed,
+            Ok(ControlFlow::Break(Stop::Close(ending))) => Turn::Closed(ending),
             Ok(ControlFlow::Break(Stop::Tell(news))) => {
                 self.stopped = true;
                 Turn::Tell(news)
@@ -322,7 +322,7 @@ impl Connection {
             Err(error) => {
                 worker.tallies.count(Tally::FramesTooLong);
                 debug!(peer = %self.origin.peer(), %error, "connection closed");
-                Turn::Closed
+                Turn::Closed(Ending::TooLong)
             }
         }
     }

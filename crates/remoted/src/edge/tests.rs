@@ -22,7 +22,7 @@ use muster_proto::{
 use super::*;
 use crate::{
     session::{KeyRequest, Origin},
-    slot::{Millis, Protocol, StartupOutcome},
+    slot::{Ending, Millis, Protocol, StartupOutcome},
 };
 
 mod counters;

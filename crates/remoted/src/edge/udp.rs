@@ -106,7 +106,7 @@ fn handle(worker: &Shared, buffer: &[u8], envelopes: &Envelopes, socket: usize, 
             },
         };
         match worker.handle(&origin, block, None, datagram, now) {
-            ControlFlow::Continue(()) | ControlFlow::Break(Stop::Close | Stop::Tell(_)) => {}
+            ControlFlow::Continue(()) | ControlFlow::Break(Stop::Close(_) | Stop::Tell(_)) => {}
         }
     }
     worker.outgoing.send_acks();

@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::ControlFlow,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
@@ -37,7 +37,7 @@ use crate::{
         Binding, Cause, KeyRequests, Origin, Ownership, Refusal, Reply, Rules, Sender, admit, decide, identify,
         ownership, refusal_of,
     },
-    slot::{AgentSlot, ConnectionId, Message, Millis, News, Route, StartupOutcome, plain_ip},
+    slot::{AgentSlot, ConnectionId, Ending, Message, Millis, News, Route, StartupOutcome, plain_ip},
 };
 
 /// What all workers of a process have in common.
@@ -148,7 +148,7 @@ impl Memory {
 #[derive(Debug)]
 pub(crate) enum Stop {
     /// The connection is closed.
-    Close,
+    Close(Ending),
     /// The roster has no room for this now: it must be told before the next message is read.
     Tell(News),
 }
@@ -198,7 +198,7 @@ impl Worker {
     ) -> ControlFlow<Stop> {
         self.tallies.count(Tally::MessagesReceived);
         let Some(rules) = self.rules.get(block) else {
-            return ControlFlow::Break(Stop::Close);
+            return ControlFlow::Break(Stop::Close(Ending::Stopping));
         };
         let (slot, named, sealed) = match identify(&self.table, plain_ip(origin.peer().ip()), packet) {
             Ok(Sender::Agent { slot, named, sealed }) => (slot, named, sealed),
@@ -224,7 +224,7 @@ impl Worker {
         });
         if let Err(refusal) = admitted {
             match refusal.cause {
-                Cause::KeyInUse => tell_conflict(&self.news, slot, origin, Kept::First, now),
+                Cause::KeyInUse => tell_intruder(&self.news, slot, origin, Kept::First, now),
                 Cause::Replay | Cause::OlderGlobal => complain(&self.keeper, slot, origin, opened.counter, now),
                 _ => {}
             }
@@ -249,7 +249,7 @@ impl Worker {
             debug!(agent_id = %slot.id, peer = %origin.peer(), "agent came back on another connection: the old one is closed");
             // After a long silence it is the agent itself that came back.
             if rules.key_conflict == KeyConflict::Newest {
-                tell_conflict(&self.news, slot, origin, Kept::Newest, now);
+                tell_intruder(&self.news, slot, origin, Kept::Newest, now);
             }
             slot.unbind(owner);
             close_elsewhere(&self.common, self.index, &self.outgoing, owner);
@@ -285,7 +285,12 @@ impl Worker {
         match decision.binding {
             Binding::Keep => {}
             Binding::Bind => {
-                slot.bind(origin.route);
+                let before = slot.bind(origin.route);
+                if let Some(Route::Udp { peer: holder, .. }) = before
+                    && plain_ip(holder.ip()) != plain_ip(origin.peer().ip())
+                {
+                    tell_conflict(&self.news, slot, (holder, origin.peer()), Kept::Both, now);
+                }
                 if let Some(memory) = memory.as_deref_mut() {
                     memory.note(slot, Farewell::NotSaid);
                 }
@@ -373,11 +378,11 @@ impl Worker {
         if let Some(request) = key_request {
             self.common.key_requests.ask(request, origin);
         }
-        ControlFlow::Break(Stop::Close)
+        ControlFlow::Break(Stop::Close(Ending::Refused(cause)))
     }
 
     /// Cleans up after a connection. Gives back what the roster must hear.
-    pub(crate) fn closed(&mut self, memory: &Memory, now: Millis) -> Vec<News> {
+    pub(crate) fn closed(&mut self, memory: &Memory, ending: Ending, now: Millis) -> Vec<News> {
         self.tallies.count(Tally::ConnectionsClosed);
         self.outgoing.forget(memory.id);
         self.strangers.forget(memory.ip, memory.id);
@@ -403,6 +408,7 @@ impl Worker {
                     slot: Arc::clone(current.unwrap_or(slot)),
                     at: now,
                     peer,
+                    ending,
                 });
             }
         }
@@ -412,16 +418,21 @@ impl Worker {
 
 /// Tells that somebody who has an agent's key spoke while the agent was connected elsewhere. Once a second is
 /// enough, and what finds no room will be there again.
-fn tell_conflict(news: &mpsc::Sender<News>, slot: &Arc<AgentSlot>, origin: &Origin, kept: Kept, now: Millis) {
-    let Some(Route::Tcp { peer: holder, .. }) = slot.route() else {
-        return;
-    };
+fn tell_intruder(news: &mpsc::Sender<News>, slot: &Arc<AgentSlot>, origin: &Origin, kept: Kept, now: Millis) {
+    if let Some(Route::Tcp { peer: holder, .. }) = slot.route() {
+        tell_conflict(news, slot, (holder, origin.peer()), kept, now);
+    }
+}
+
+fn tell_conflict(
+    news: &mpsc::Sender<News>,
+    slot: &Arc<AgentSlot>,
+    (holder, other): (SocketAddr, SocketAddr),
+    kept: Kept,
+    now: Millis,
+) {
     if slot.conflict_is_due(now) {
-        let conflict = Conflict {
-            holder,
-            other: origin.peer(),
-            kept,
-        };
+        let conflict = Conflict { holder, other, kept };
         let _ = news.try_send(News::KeyConflict {
             slot: Arc::clone(slot),
             at: now,

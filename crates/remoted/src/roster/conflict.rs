@@ -3,13 +3,23 @@
 //! A worker tells each time that somebody who has the key was refused, or took over, while another connection spoke for
 //! the agent. From another address that is a second user of the key. From the same address it may be the agent itself,
 //! back before its old connection was known to be dead; only when the old connection has spoken since is it a second one.
+//!
+//! Over UDP nobody is refused: whoever spoke last is answered. An agent that moves to another address goes there and
+//! stays; one that comes and goes between two of them is two.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use muster_proto::agent::AgentId;
 
 use crate::slot::{Millis, plain_ip};
 
+/// So many times an agent has to be back at an address that it had left, until it is two. OSSEC agents that speak every
+/// ten minutes do so in twenty.
+const RETURNS: u32 = 3;
 /// The same conflict is not said again before.
 const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// Conflicts that are remembered. Each takes two who have a key; one that finds no room is only counted.
@@ -33,6 +43,8 @@ pub enum Kept {
     First,
     /// The one that came.
     Newest,
+    /// Whoever spoke last, over UDP: now the one, now the other.
+    Both,
 }
 
 impl Kept {
@@ -41,6 +53,7 @@ impl Kept {
         match self {
             Self::First => "first",
             Self::Newest => "newest",
+            Self::Both => "both",
         }
     }
 }
@@ -55,6 +68,27 @@ pub struct Conflicts {
 struct Known {
     first: Millis,
     told: Option<Millis>,
+    /// Where it went from last, over UDP.
+    left: Option<IpAddr>,
+    returns: u32,
+}
+
+impl Known {
+    fn new(now: Millis) -> Self {
+        Self {
+            first: now,
+            told: None,
+            left: None,
+            returns: 0,
+        }
+    }
+
+    /// It moved over UDP. Says whether it has done so to and fro.
+    fn moves(&mut self, conflict: &Conflict) -> bool {
+        let left = self.left.replace(plain_ip(conflict.holder.ip()));
+        self.returns += u32::from(left == Some(plain_ip(conflict.other.ip())));
+        self.returns >= RETURNS
+    }
 }
 
 impl Conflicts {
@@ -66,13 +100,17 @@ impl Conflicts {
                 return false;
             }
         }
-        let known = self.known.entry(id.clone()).or_insert(Known { first: now, told: None });
+        let known = self.known.entry(id.clone()).or_insert_with(|| Known::new(now));
         if now.since(known.told.unwrap_or(known.first)) >= AGAIN_AFTER {
-            *known = Known { first: now, told: None };
+            *known = Known::new(now);
         }
         let two_addresses = plain_ip(conflict.holder.ip()) != plain_ip(conflict.other.ip());
-        let both_speak = conflict.kept == Kept::First && heard > known.first;
-        if known.told.is_some() || !(two_addresses || both_speak) {
+        let is_second = match conflict.kept {
+            Kept::First => two_addresses || heard > known.first,
+            Kept::Newest => two_addresses,
+            Kept::Both => known.moves(conflict),
+        };
+        if known.told.is_some() || !is_second {
             return false;
         }
         known.told = Some(now);
@@ -126,6 +164,33 @@ mod tests {
         assert!(!conflicts.is_news(&id, &clone, START, START + Duration::from_secs(1)));
         let heard = START + Duration::from_secs(5);
         assert!(conflicts.is_news(&id, &clone, heard, START + Duration::from_secs(6)));
+    }
+
+    #[test]
+    fn agent_that_moves_is_one_and_one_that_comes_and_goes_over_udp_is_two() {
+        let (mut conflicts, id) = (Conflicts::default(), AgentId::new("001"));
+        let (home, office) = ("192.0.2.1:1000", "192.0.2.2:1000");
+        let moved = |from: &str, to: &str| Conflict {
+            holder: from.parse().unwrap(),
+            other: to.parse().unwrap(),
+            kept: Kept::Both,
+        };
+        let way = [moved(home, office), moved(office, home)];
+        let mut at = START;
+        let told: Vec<bool> = (0..6)
+            .map(|step| {
+                at = at + Duration::from_secs(300);
+                conflicts.is_news(&id, &way[step % 2], START, at)
+            })
+            .collect();
+        assert_eq!(told, [false, false, false, true, false, false]);
+        // Always to a new place.
+        let mut from = home.to_owned();
+        for host in 10..100 {
+            let to = format!("192.0.2.{host}:1000");
+            assert!(!conflicts.is_news(&AgentId::new("002"), &moved(&from, &to), START, START));
+            from = to;
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     edge::talkers::Overload,
     events, monitor,
-    slot::{AgentSlot, Millis, Protocol, StartupOutcome},
+    slot::{AgentSlot, Ending, Millis, Protocol, StartupOutcome},
 };
 
 impl Roster {
@@ -125,8 +125,15 @@ impl Roster {
         self.change(place, now, Move::to(AgentStatus::Active, reason, at), out);
     }
 
-    pub(super) fn on_connection_lost(&mut self, place: u32, now: Times, at: Millis, out: &mut Actions) {
+    pub(super) fn on_connection_lost(&mut self, place: u32, now: Times, at: Millis, ending: Ending, out: &mut Actions) {
         self.counters.connections_lost_total.increment();
+        match ending {
+            Ending::Refused(_) | Ending::TooLong | Ending::Preface | Ending::Crowded => {
+                self.counters.connections_refused_total.increment();
+            }
+            Ending::Network(_) => self.counters.connections_failed_total.increment(),
+            Ending::ByPeer | Ending::Stopping => {}
+        }
         let Some(agent) = self.table.get_mut(place) else { return };
         if agent.lost || !matches!(agent.status, AgentStatus::Active | AgentStatus::Pending) {
             return;
@@ -136,6 +143,7 @@ impl Roster {
         let level = if expected { level::LOW } else { level::MEDIUM };
         out.events.push(events::connection_lost(
             agent,
+            ending,
             now.wall_of(at),
             level,
             &self.settings.node,

@@ -23,7 +23,7 @@ use super::*;
 use crate::{
     monitor::MonitorSettings,
     schedule::{ProbeChoice, Sending},
-    slot::{Protocol, StartupOutcome},
+    slot::{Ending, Protocol, StartupOutcome},
 };
 
 const PEER: &str = "192.0.2.7:50000";
@@ -232,6 +232,7 @@ impl Stage {
             slot,
             at,
             peer: PEER.parse().unwrap(),
+            ending: Ending::ByPeer,
         });
     }
 

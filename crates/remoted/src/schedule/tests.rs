@@ -153,15 +153,15 @@ fn agent_that_speaks_but_does_not_answer_is_sent_acks() {
 }
 
 #[test]
-fn time_that_the_configuration_names_holds_for_wazuh_agents_whatever_their_rhythm() {
+fn where_nothing_is_sent_the_configured_time_holds_for_wazuh_agents_whatever_their_rhythm() {
     let mut schedule = Schedule::default();
     assert_eq!(
         schedule.period(Some(Family::Wazuh), page().sending),
-        None,
-        "nothing was seen"
+        Some(s(20)),
+        "assumed"
     );
-    schedule.rhythm = Rhythm::remembered(s(20));
-    assert_eq!(schedule.period(Some(Family::Wazuh), page().sending), Some(s(20)));
+    schedule.rhythm = Rhythm::remembered(s(30));
+    assert_eq!(schedule.period(Some(Family::Wazuh), page().sending), Some(s(30)));
     assert_eq!(
         schedule.period(Some(Family::Wazuh), None),
         None,

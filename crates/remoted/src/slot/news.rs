@@ -1,13 +1,13 @@
 //! What workers tell the roster, and how the roster reaches agents.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use muster_proto::{event::Event, transport::keepalive::Keepalive};
 use thiserror::Error;
 
 use super::{AgentSlot, Millis, Protocol};
 use crate::roster::agent::SharedState;
-use crate::{edge::talkers::Overload, roster::conflict::Conflict};
+use crate::{edge::talkers::Overload, roster::conflict::Conflict, session::Cause};
 
 /// How a startup was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,42 @@ pub enum StartupOutcome {
     },
     /// It sent JSON without a version.
     NoVersion,
+}
+
+/// Why a connection closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The other end closed it.
+    ByPeer,
+    /// The network failed: reset, or no answer to the kernel's probes.
+    Network(io::ErrorKind),
+    /// We closed it, since this came.
+    Refused(Cause),
+    /// We closed it, since it announced a message longer than any.
+    TooLong,
+    /// What a load balancer says in front of a connection was wrong.
+    Preface,
+    /// Strangers had half sent too much.
+    Crowded,
+    /// We are being stopped.
+    Stopping,
+}
+
+impl Ending {
+    /// The words in logs and events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ByPeer => "closed by the other end",
+            Self::Network(io::ErrorKind::TimedOut) => "other end does not answer",
+            Self::Network(io::ErrorKind::ConnectionReset) => "reset by the other end",
+            Self::Network(_) => "network failure",
+            Self::Refused(cause) => cause.as_str(),
+            Self::TooLong => "message too long",
+            Self::Preface => "header of the load balancer is wrong",
+            Self::Crowded => "strangers have half sent too much",
+            Self::Stopping => "manager stops",
+        }
+    }
 }
 
 /// What a worker tells the roster. The channel is bounded: when it is full a TCP connection waits, and what came over
@@ -84,6 +120,8 @@ pub enum News {
         at: Millis,
         /// Its other end.
         peer: SocketAddr,
+        /// Why it closed.
+        ending: Ending,
     },
     /// Somebody who has the agent's key spoke while the agent was connected elsewhere. Dropped when there is no room: it
     /// happens again.

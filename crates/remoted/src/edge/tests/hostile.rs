@@ -91,7 +91,10 @@ fn after_a_message_that_closes_the_rest_is_not_read() {
     assert_eq!(agent.hear(&mut link), ACK);
     assert!(link.is_closed());
     assert!(matches!(stage.news(), News::Startup { .. }));
-    assert!(matches!(stage.news(), News::ConnectionLost { .. }));
+    let News::ConnectionLost { ending, .. } = stage.news() else {
+        panic!("lost")
+    };
+    assert!(matches!(ending, Ending::Refused(_)), "{ending:?}");
     stage.no_news();
 }
 

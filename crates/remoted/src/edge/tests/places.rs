@@ -110,3 +110,20 @@ fn second_user_of_a_key_is_told_with_both_addresses_and_a_stranger_is_not() {
         assert!(loser.is_closed());
     }
 }
+
+#[test]
+fn agent_that_speaks_from_another_address_over_udp_is_told_with_both() {
+    let mut stage = start();
+    let (mut agent, mut here) = (Agent::dynamic(), stage.datagrams_from("127.0.0.1:0", stage.udp));
+    agent.say(&mut here, STARTUP);
+    assert_eq!(agent.hear(&mut here), ACK);
+    let mut there = stage.datagrams_from("127.0.0.2:0", stage.udp);
+    agent.say(&mut there, STARTUP);
+    assert_eq!(agent.hear(&mut there), ACK);
+    let conflict = conflict_of(&mut stage);
+    assert_eq!(conflict.kept, Kept::Both);
+    assert_eq!(
+        [conflict.holder, conflict.other].map(|at| at.ip().to_canonical().to_string()),
+        ["127.0.0.1", "127.0.0.2"]
+    );
+}

@@ -145,13 +145,16 @@ fn connection_that_ends_without_goodbye_is_news_and_with_one_is_not() {
     };
     drop(link);
     let News::ConnectionLost {
-        slot: lost, peer: from, ..
+        slot: lost,
+        peer: from,
+        ending,
+        ..
     } = stage.news()
     else {
         panic!("lost")
     };
     assert!(Arc::ptr_eq(&slot, &lost));
-    assert_eq!(from, peer);
+    assert_eq!((from, ending), (peer, Ending::ByPeer));
     assert_eq!(slot.route(), None);
     assert_eq!(
         stage.edge.courier().send(&slot, b"#!-agent ack "),

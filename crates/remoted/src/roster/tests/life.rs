@@ -91,6 +91,7 @@ fn lost_connection_is_told_once_and_changes_no_status() {
     let events = stage.events(Kind::Connection);
     assert_eq!(events.len(), 1);
     assert_eq!(body(&events[0])["connection"]["reason"], "connection_lost");
+    assert_eq!(body(&events[0])["connection"]["detail"], "closed by the other end");
     stage.keepalive("001", WAZUH);
     stage.lose_connection("001");
     assert_eq!(stage.events(Kind::Connection).len(), 1);

@@ -48,7 +48,7 @@ fn agent_that_answers_requests_is_judged_by_our_own_pace() {
     );
     stage.answering.insert("001".to_owned());
     stage.keepalive("001", WAZUH);
-    assert_eq!(stage.info("001").timeout, Some(15), "nothing else was seen of it");
+    assert_eq!(stage.info("001").timeout, Some(90), "not yet known to answer");
     stage.wait(s(60));
     assert_eq!(stage.info("001").timeout, Some(15));
     assert_eq!(stage.status("001"), AgentStatus::Active);
