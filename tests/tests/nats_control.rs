@@ -179,6 +179,43 @@ fn an_agent_is_restarted_by_an_operator_far_away() -> Result<()> {
 }
 
 #[test]
+fn what_an_agent_says_to_an_order_is_told_under_its_ticket() -> Result<()> {
+    let desk = Desk::open("read,act", "<control enabled=\"yes\"/>")?;
+    let mut web = connected(&desk.home, "web-01", Family::WazuhAes)?;
+    web.answers_requests = false;
+    let id = web.key.id.clone();
+    for (answer, outcome, text) in [
+        ("ok ", "done", "the agent reloads"),
+        ("err Unrecognized command", "failed", "err Unrecognized command"),
+    ] {
+        let asked = desk.ask(&["agent.reload", &id])?;
+        let reply = asked.reply()?;
+        assert_eq!(reply["outcome"], "accepted");
+        let request = wait::until("the request comes", SOON, || {
+            let message = web.receive(SOON)?.context("nothing came")?.payload;
+            Ok(message.strip_prefix(b"#!-req ").map(<[u8]>::to_vec))
+        })?;
+        let request = String::from_utf8_lossy(&request).into_owned();
+        let (number, asked_for) = request.split_once(' ').context("no number")?;
+        assert_eq!(asked_for, "com reload");
+        web.send(format!("#!-req {number} {answer}").as_bytes())?;
+        let result = desk.wait_for_result(&id, &reply["ticket"])?;
+        assert_eq!((&result["outcome"], &result["text"]), (&json!(outcome), &json!(text)));
+    }
+    let mut ossec = connected(&desk.home, "ossec-01", Family::Ossec3)?;
+    let asked = desk.ask(&["agent.reload", &ossec.key.id])?;
+    assert_eq!((asked.code, &asked.reply()?["outcome"]), (1, &json!("failed")));
+    let asked = desk.ask(&["agent.restart", &ossec.key.id])?;
+    assert_eq!(asked.reply()?["outcome"], "accepted");
+    let order = wait::until("the order comes", SOON, || {
+        let message = ossec.receive(SOON)?.context("nothing came")?.payload;
+        Ok(message.strip_prefix(b"#!-execd ").map(<[u8]>::to_vec))
+    })?;
+    assert_eq!(order, b"restart-ossec0 - null (from_the_server) (no_rule_id)");
+    Ok(())
+}
+
+#[test]
 fn what_an_operator_may_not_is_refused_and_changes_nothing() -> Result<()> {
     let desk = Desk::open("read,act", "<control enabled=\"yes\"/>")?;
     let mut web = connected(&desk.home, "web-01", Family::WazuhAes)?;

@@ -180,13 +180,14 @@ fn told(commander: &Commander, why: &str) {
     }
     commander.counters.nats_errors_total.increment();
     tracing::warn!(why, "the broker tells an error to the connection of requests");
-    if why.to_ascii_lowercase().contains("permissions violation") {
-        commander
-            .shared
-            .note("permission_denied", json!({"connection": "control", "why": why}));
-        commander
-            .report
-            .change(|facts| facts.hearing = Hearing::Down(why.to_owned()));
+    let lower = why.to_ascii_lowercase();
+    if lower.contains("permissions violation") {
+        let detail = json!({"connection": "control", "why": why});
+        commander.shared.note("permission_denied", detail);
+    }
+    if lower.contains("subscription") {
+        let hearing = Hearing::Down(why.to_owned());
+        commander.report.change(|facts| facts.hearing = hearing);
     }
 }
 

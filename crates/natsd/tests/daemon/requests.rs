@@ -378,6 +378,33 @@ fn of_several_managers_one_answers_and_after_an_outage_too() {
 }
 
 #[test]
+fn a_missing_right_to_listen_is_told_of() {
+    let manager = KeyPair::new_user();
+    let server = Server::with_config(|store, port| {
+        format!(
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n\
+             authorization {{ users: [ {{ nkey: \"{}\", permissions: {{ subscribe: [\"_INBOX.natsd.>\"] }} }} ] }}\n",
+            store.display(),
+            manager.public_key()
+        )
+    });
+    let home = open_home(&server, "mgr-a", &KeyPair::new_user());
+    let seed = home.path("manager.nk");
+    fs::write(&seed, manager.seed().expect("a seed")).expect("writes");
+    let config = fs::read_to_string(home.path("etc/ossec.conf")).expect("reads");
+    let nkey = format!("<nats><nkey_file>{}</nkey_file>", seed.display());
+    fs::write(home.path("etc/ossec.conf"), config.replacen("<nats>", &nkey, 1)).expect("writes");
+    let _natsd = home.start();
+    wait_for("natsd says what it may not", || {
+        let degraded = home.status().map(|status| status.degraded.join("\n"));
+        degraded.is_some_and(|degraded| {
+            degraded.contains("requests over NATS are not heard") && degraded.contains("Subscription")
+        })
+    });
+    assert!(home.log().contains("service discovery will not find this manager"));
+}
+
+#[test]
 fn a_stream_that_takes_requests_is_told_of() {
     let shipped = Shipped::start();
     let home = shipped.home(&keys(&KeyPair::new_user(), &KeyPair::new_user()));
