@@ -16,6 +16,8 @@ Answers are one JSON object:
 
 Error 4 alone says that there is no such agent; the manager remembers it. With any other number (2: the database cannot
 be asked) it asks again when the agent comes again.
+
+Needs Python 3.9 or later.
 """
 
 import argparse
@@ -23,15 +25,18 @@ import configparser
 import ipaddress
 import json
 import os
+import pathlib
 import re
 import socket
 import stat
 import sys
 import threading
+import time
 
 NO_AGENT = {"error": 4, "message": "No agent key found"}
-# What an answer never has: the name of a table or column comes from the configuration, and cannot be a parameter.
+# The name of the table comes from the configuration, and cannot be a parameter.
 IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?$")
+KINDS = ("mysql", "mariadb", "postgresql", "sqlite")
 MAX_REQUEST = 127
 
 
@@ -60,7 +65,14 @@ class Database:
 
     def __init__(self, settings):
         self.kind = settings["type"]
+        if self.kind not in KINDS:
+            raise ValueError("type: expected mysql, mariadb, postgresql or sqlite")
         self.settings = settings
+        self.name = settings["database"]
+        self.timeout = int(settings.get("timeout", "5"))
+        self.port = int(settings.get("port", "0"))
+        if self.timeout < 1:
+            raise ValueError("timeout: expected seconds, at least 1")
         self.table = settings.get("table", "agent")
         if not IDENTIFIER.match(self.table):
             raise ValueError("table: expected a plain name")
@@ -69,49 +81,48 @@ class Database:
         self.mark = "?" if self.kind == "sqlite" else "%s"
 
     def connect(self):
-        get = self.settings.get
-        timeout = int(get("timeout", "5"))
         if self.kind == "sqlite":
             import sqlite3
 
             # Read only, and never made when it is not there.
-            path = os.path.abspath(get("database"))
-            return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=timeout, check_same_thread=False)
-        known = {
-            "host": get("host"),
-            "port": int(get("port")) if get("port") else None,
-            "user": get("user"),
-            "password": get("password"),
-        }
-        known = {name: text for name, text in known.items() if text is not None}
-        if self.kind in ("mysql", "mariadb"):
-            if get("unix_socket"):
-                known["unix_socket"] = get("unix_socket")
-            try:
-                import pymysql
-
-                return pymysql.connect(
-                    database=get("database"), connect_timeout=timeout, read_timeout=timeout,
-                    write_timeout=timeout, charset="utf8mb4", autocommit=True, **known
-                )
-            except ImportError:
-                import mysql.connector
-
-                return mysql.connector.connect(
-                    database=get("database"), connection_timeout=timeout, autocommit=True, **known
-                )
+            path = pathlib.Path(self.name).absolute().as_uri()
+            return sqlite3.connect(f"{path}?mode=ro", uri=True, timeout=self.timeout, check_same_thread=False)
+        known = {name: self.settings.get(name) for name in ("host", "user", "password")}
+        known["port"] = self.port or None
+        known = {name: value for name, value in known.items() if value is not None}
         if self.kind == "postgresql":
-            options = f"-c statement_timeout={timeout * 1000}"
-            try:
-                import psycopg2 as driver
-            except ImportError:
-                import psycopg as driver
-            connection = driver.connect(
-                dbname=get("database"), connect_timeout=timeout, options=options, **known
+            return self.connect_postgresql(known)
+        if self.settings.get("unix_socket"):
+            known["unix_socket"] = self.settings.get("unix_socket")
+        return self.connect_mysql(known)
+
+    def connect_mysql(self, known):
+        try:
+            import pymysql
+        except ImportError:
+            import mysql.connector
+
+            return mysql.connector.connect(
+                database=self.name, connection_timeout=self.timeout, autocommit=True, **known
             )
-            connection.autocommit = True
-            return connection
-        raise ValueError("type: expected mysql, mariadb, postgresql or sqlite")
+        return pymysql.connect(
+            database=self.name, connect_timeout=self.timeout, read_timeout=self.timeout,
+            write_timeout=self.timeout, charset="utf8mb4", autocommit=True, **known
+        )
+
+    def connect_postgresql(self, known):
+        try:
+            import psycopg2 as driver
+        except ImportError:
+            import psycopg as driver
+        connection = driver.connect(
+            dbname=self.name, connect_timeout=self.timeout,
+            options=f"-c statement_timeout={self.timeout * 1000}",
+            # A server that has gone without a word is found out, too.
+            tcp_user_timeout=self.timeout * 1000, **known
+        )
+        connection.autocommit = True
+        return connection
 
     def query(self, lookup, texts):
         if self.connection is None:
@@ -158,7 +169,14 @@ class Database:
         if len(rows) > 1:
             return {"error": 5, "message": "More than one agent"}
         names = ("id", "name", "ip", "key")
-        return {"error": 0, "data": {name: str(value) for name, value in zip(names, rows[0])}}
+        return {"error": 0, "data": {name: text(value) for name, value in zip(names, rows[0])}}
+
+
+def text(value):
+    """A column as text; what is missing stays so, and is refused by the manager."""
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode("utf-8", "replace")
+    return None if value is None else str(value)
 
 
 def once(settings, lookup, value):
@@ -200,14 +218,23 @@ def listen(settings, path):
 
 def serve(listener, database):
     while True:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:
+            # No descriptors, for instance.
+            print(f"cannot take a connection: {error}", file=sys.stderr, flush=True)
+            time.sleep(1)
+            continue
         with connection:
             try:
                 connection.settimeout(5)
                 request = connection.recv(MAX_REQUEST).decode("ascii")
                 lookup, _, value = request.partition(":")
+                answer = database.look_up(lookup, value)
+                if answer["error"] == 2:
+                    print(answer["message"], file=sys.stderr, flush=True)
                 # One write: stock managers take what their first read gives.
-                connection.sendall(json.dumps(database.look_up(lookup, value)).encode())
+                connection.sendall(json.dumps(answer).encode())
             except (OSError, UnicodeDecodeError):
                 pass  # Whoever asked has gone, or is no manager.
 
@@ -220,8 +247,11 @@ def read_settings(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="looks up agents' keys in a database")
-    parser.add_argument("--config", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "agent_key_pull.ini"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "agent_key_pull.ini")
+    parser.add_argument("--config", metavar="FILE", default=beside, help="the database; default: beside this file")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--persistent", action="store_true", help="answer a JSON request a line")
     mode.add_argument("--listen", metavar="PATH", help="answer on a Unix socket")
@@ -235,6 +265,8 @@ def main():
     try:
         settings = read_settings(arguments.config)
         Database(settings)
+        if int(settings.get("workers", "4")) < 1:
+            raise ValueError("workers: expected at least 1")
     except (OSError, KeyError, ValueError, configparser.Error) as error:
         # Said where the operator looks, and in the answer without details.
         print(f"{arguments.config}: {error}", file=sys.stderr)

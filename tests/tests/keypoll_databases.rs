@@ -112,14 +112,39 @@ fn nothing_in_a_request_is_sql() -> Result<()> {
         for command in [scripts.shell(), scripts.python("")] {
             for value in ["' OR '1'='1", "101' --", "101; DROP TABLE agent", "\\', 101", "$(id)"] {
                 // As the daemon would call it, if it passed such a thing on.
-                let mut words = command.split_whitespace();
-                let output = std::process::Command::new(words.next().unwrap_or_default())
-                    .args(words)
-                    .args(["id", value])
-                    .output()?;
-                let said = String::from_utf8_lossy(&output.stdout);
+                let said = run(&command, &["id", value])?;
                 ensure!(said.contains("\"error\": 3"), "{kind:?} {command}: {said}");
             }
+        }
+    }
+    Ok(())
+}
+
+/// Runs a script as the daemon would; what it prints.
+fn run(command: &str, arguments: &[&str]) -> Result<String> {
+    let mut words = command.split_whitespace();
+    let output = std::process::Command::new(words.next().unwrap_or_default())
+        .args(words)
+        .args(arguments)
+        .output()?;
+    ensure!(output.status.success(), "{command} {arguments:?}: {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn two_agents_with_one_address_are_no_answer() -> Result<()> {
+    for kind in Kind::ALL {
+        let database = KeysDatabase::start(kind)?;
+        database.insert(&[agent(101, "10.0.0.1"), agent(102, "10.0.0.1"), agent(103, "10.0.0.3")])?;
+        let home = home("")?;
+        let scripts = Scripts::install(&home, &database)?;
+        for command in [scripts.shell(), scripts.python("")] {
+            let said = run(&command, &["ip", "10.0.0.1"])?;
+            ensure!(said.contains("\"error\": 5"), "{kind:?} {command}: {said}");
+            let said = run(&command, &["ip", "10.0.0.3"])?;
+            ensure!(said.contains("db-103"), "{kind:?} {command}: {said}");
+            let said = run(&command, &["--help"])?;
+            ensure!(said.contains("usage:"), "{kind:?} {command}: {said}");
         }
     }
     Ok(())
