@@ -169,6 +169,18 @@ pub fn check(path: &Path) -> io::Result<(u64, String)> {
     Ok((lines, head.unwrap_or_else(|| GENESIS.to_owned())))
 }
 
+/// The SHA-256 of a file as it is now, for telling that it has changed; empty when it cannot be read.
+pub(crate) fn fingerprint(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    if bytes.is_empty() {
+        return String::new();
+    }
+    Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -1,7 +1,11 @@
 //! Asks remoted for all agents, for the key-value bucket: after a start nothing else tells of those that nothing
 //! happens to, and no event has their versions and systems.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use muster_proto::{
     agent::AgentId,
@@ -16,44 +20,73 @@ use crate::keeper::Shared;
 
 /// How long remoted may take for a page.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How soon it is asked again when it did not answer.
-const RETRY: Duration = Duration::from_secs(5);
+/// How long to wait between two questions, and before it is asked again when it did not answer.
+const PAUSE: Duration = Duration::from_secs(5);
 /// How often it is asked for what no event tells.
 const INTERVAL: Duration = Duration::from_secs(600);
+/// New agents that are asked for at a time.
+const MAX_NEW: usize = 1000;
 /// Agents of a page. remoted sends no more.
 const PAGE: u32 = 200;
 /// Pages of one census; more agents than the bucket takes.
 const MAX_PAGES: usize = 5000;
 
-/// Asks at once, and then now and then, until it is told to stop.
+/// Asks for all at once and then now and then, and for those that have come meanwhile soon, until it is told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut due = Instant::now();
     loop {
+        let all = due <= Instant::now();
         let asked = tokio::select! {
             () = stop.cancelled() => return,
-            asked = ask(&shared) => asked,
+            asked = async { if all { ask(&shared).await } else { ask_for_new(&shared).await } } => asked,
         };
-        let pause = match asked {
-            Ok(count) => {
+        match asked {
+            Ok(count) if all => {
                 tracing::debug!(count, "remoted has told of its agents");
-                INTERVAL
+                due = Instant::now() + INTERVAL;
             }
+            Ok(_) => {}
             Err(error) => {
                 tracing::debug!(
                     error = crate::keeper::chain(&error),
                     "remoted does not tell of its agents"
                 );
-                RETRY
+                due = Instant::now();
             }
-        };
-        if timeout(pause, stop.cancelled()).await.is_ok() {
+        }
+        if timeout(PAUSE, stop.cancelled()).await.is_ok() {
             return;
         }
     }
 }
 
+async fn ask_for_new(shared: &Shared) -> Result<usize, ClientError> {
+    let new = shared
+        .roll()
+        .map(|mut roll| roll.take_curious(MAX_NEW))
+        .unwrap_or_default();
+    if new.is_empty() {
+        return Ok(0);
+    }
+    let mut client = connect().await?;
+    for id in &new {
+        if let Response::Agents { agents, .. } = client.ask(&Request::Agent(AgentId::new(id))).await?
+            && let Some(mut roll) = shared.roll()
+        {
+            agents.iter().for_each(|agent| roll.fill(agent));
+        }
+    }
+    // Whoever writes the bucket waits for something to be committed.
+    shared.committed.send_modify(|commits| *commits += 1);
+    Ok(new.len())
+}
+
+async fn connect() -> Result<Client, ClientError> {
+    Client::connect(Path::new(&paths::control_socket("remoted")), "natsd", DEADLINE).await
+}
+
 async fn ask(shared: &Shared) -> Result<usize, ClientError> {
-    let path = paths::control_socket("remoted");
-    let mut client = Client::connect(Path::new(&path), "natsd", DEADLINE).await?;
+    let mut client = connect().await?;
     let (mut after, mut count): (Option<AgentId>, usize) = (None, 0);
     for _ in 0..MAX_PAGES {
         let request = Request::Agents { after, limit: PAGE };

@@ -1,22 +1,27 @@
 //! The command line and the story of startup.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use muster_config::{Nats, Settings, SpoolFsync};
 use muster_proto::paths;
 use muster_service::{Common, FileAccess, Running, Startup, clock, ipc};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
-    audit::Audit,
+    audit::{self, Audit},
     census,
     command::{self, Commander, Doorkeeper},
     control::Control,
     intake,
     keeper::{Keeper, Parts},
-    keys::{self, Keyring},
+    keys::{self, Begun, Keyring},
     message::Composer,
     provision,
     publish::{Publisher, kv::Roll},
@@ -134,8 +139,13 @@ async fn start(
     );
     let now_ms = clock::unix_ms();
     let epoch = sequencer.epoch;
+    let begun = if sequencer.state_lost {
+        Begun::StateLost
+    } else {
+        Begun::Start
+    };
     let (keyring, first) = if nats.enabled && nats.message_signing {
-        let opened = Keyring::open(&nats.signing_key, &directory, &node, epoch, now_ms);
+        let opened = Keyring::open(&nats.signing_key, &directory, &node, epoch, begun, now_ms);
         let (keyring, first) = opened.context("opening the signing key")?;
         (Some(keyring), first)
     } else {
@@ -192,7 +202,10 @@ async fn start(
     });
     let thread = keeper.start().context("starting the spool's thread")?;
 
+    let config = audit::fingerprint(Path::new(paths::CONFIG));
+    shared.note("configuration", json!({"file": paths::CONFIG, "sha256": config}));
     let handler = Control {
+        config: Mutex::new(config),
         status: running.status_source(),
         reloader: running.reloader(),
         shared: Arc::clone(&shared),

@@ -1,9 +1,15 @@
 //! `queue/muster/natsd.ctl`.
 
-use std::sync::Arc;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use muster_config::Nats;
-use muster_proto::ipc::control::{DaemonStatus, QueueStatus, Request, Response};
+use muster_proto::{
+    ipc::control::{DaemonStatus, QueueStatus, Request, Response},
+    paths,
+};
 use muster_service::{
     Reloader, clock,
     control::{Answer, Handler, StatusSource},
@@ -13,6 +19,7 @@ use serde_json::json;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 use crate::{
+    audit,
     command::Doorkeeper,
     keeper::{Errand, MAX_WAITING_BATCHES, Shared, published},
     probe::Probe,
@@ -40,6 +47,8 @@ pub(crate) struct Control {
     pub(crate) epoch: u64,
     /// How events are protected, in words.
     pub(crate) trust: String,
+    /// The fingerprint of the configuration as it was read last.
+    pub(crate) config: Mutex<String>,
     /// Held while the way to the broker is tried: once at a time.
     pub(crate) probing: tokio::sync::Mutex<()>,
 }
@@ -56,7 +65,7 @@ impl Handler for Control {
         let now = clock::unix_ms();
         let mut status = DaemonStatus {
             degraded: self.degraded(),
-            listening: vec![muster_proto::paths::EVENTS_SOCKET.to_owned()],
+            listening: vec![paths::EVENTS_SOCKET.to_owned()],
             queues: vec![
                 QueueStatus {
                     name: "intake".to_owned(),
@@ -121,6 +130,7 @@ impl Handler for Control {
 
     async fn reload(&self) -> Result<String, String> {
         let settings = self.reloader.load()?;
+        self.note_configuration();
         let rights = self.reload_rights(&settings.nats)?;
         let same = Nats {
             control: self.settings.control.clone(),
@@ -174,6 +184,19 @@ impl Control {
             .collect();
         degraded.extend(self.report.degraded());
         degraded
+    }
+
+    /// That the configuration has changed is in the audit trail, whether any of it counts now or not.
+    fn note_configuration(&self) {
+        let new = audit::fingerprint(Path::new(paths::CONFIG));
+        let old = {
+            let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *config, new.clone())
+        };
+        if old != new {
+            let detail = json!({"file": paths::CONFIG, "before": old, "sha256": new});
+            self.shared.note("configuration_changed", detail);
+        }
     }
 
     async fn test(&self) -> Response {

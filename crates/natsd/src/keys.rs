@@ -161,6 +161,24 @@ impl KeyFile {
     }
 }
 
+/// How an epoch has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// With the next start.
+    Start,
+    /// The state of the sequence was lost.
+    StateLost,
+}
+
+impl Begun {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::StateLost => "state_lost",
+        }
+    }
+}
+
 /// Signs.
 pub(crate) struct Keyring {
     file: KeyFile,
@@ -190,6 +208,7 @@ impl Keyring {
         directory: &Path,
         node: &str,
         epoch: u64,
+        begun: Begun,
         now_ms: u64,
     ) -> Result<(Self, Vec<Event>), KeyError> {
         let path = file.display().to_string();
@@ -210,9 +229,9 @@ impl Keyring {
             signer: None,
         };
         let mut events = ring.settle(now_ms)?;
-        if events.is_empty() {
+        if events.is_empty() || begun == Begun::StateLost {
             let record = ring.records.iter().find(|record| record.kid == ring.active);
-            events.extend(record.map(|record| announcement(record, "start", now_ms)));
+            events.extend(record.map(|record| announcement(record, begun.reason(), now_ms)));
         }
         Ok((ring, events))
     }
@@ -396,7 +415,7 @@ mod tests {
         let (one, two) = (KeyPair::new_user(), KeyPair::new_user());
         let seeds = [one.seed().expect("seed"), two.seed().expect("seed")];
         write(&file, &seeds[..1]);
-        let (mut ring, events) = Keyring::open(&file, home.path(), "n", 1, 1000).expect("opens");
+        let (mut ring, events) = Keyring::open(&file, home.path(), "n", 1, Begun::Start, 1000).expect("opens");
         assert_eq!(reasons(&events), ["new"]);
         assert_eq!(ring.key_id(), one.public_key());
         write(&file, &seeds);
@@ -404,8 +423,11 @@ mod tests {
         assert_eq!(ring.key_id(), one.public_key());
         assert_eq!(ring.settle(2000 + OVERLAP_MS - 1).expect("settles"), []);
         drop(ring);
-        let (mut ring, events) = Keyring::open(&file, home.path(), "n", 2, 3000).expect("opens");
+        let (ring, events) = Keyring::open(&file, home.path(), "n", 2, Begun::Start, 3000).expect("opens");
         assert_eq!(reasons(&events), ["start"]);
+        drop(ring);
+        let (mut ring, events) = Keyring::open(&file, home.path(), "n", 3, Begun::StateLost, 3000).expect("opens");
+        assert_eq!(reasons(&events), ["state_lost"]);
         assert_eq!(ring.key_id(), one.public_key(), "across a restart too");
         assert_eq!(reasons(&ring.settle(2000 + OVERLAP_MS).expect("settles")), ["retired"]);
         assert_eq!(ring.key_id(), two.public_key());
@@ -419,7 +441,7 @@ mod tests {
         let file = home.path().join("signing.nk");
         let (one, two) = (KeyPair::new_user(), KeyPair::new_user());
         write(&file, &[one.seed().expect("seed")]);
-        let (mut ring, _) = Keyring::open(&file, home.path(), "n", 1, 1000).expect("opens");
+        let (mut ring, _) = Keyring::open(&file, home.path(), "n", 1, Begun::Start, 1000).expect("opens");
         let revoked = format!("revoked {} 1", one.public_key());
         write(
             &file,

@@ -61,6 +61,8 @@ pub(crate) struct Roll {
     written_ms: HashMap<String, u64>,
     /// Only the last keepalive is newer.
     aged: BTreeSet<String>,
+    /// Came to be active: remoted is asked for what no event tells of them.
+    curious: BTreeSet<String>,
 }
 
 impl Roll {
@@ -72,6 +74,7 @@ impl Roll {
             dirty: BTreeSet::new(),
             written_ms: HashMap::new(),
             aged: BTreeSet::new(),
+            curious: BTreeSet::new(),
         }
     }
 
@@ -103,6 +106,9 @@ impl Roll {
             Kind::StatusChange => {
                 let status = told["current_status"].as_u64().and_then(|code| u8::try_from(code).ok());
                 let status = status.and_then(AgentStatus::from_code);
+                if status == Some(AgentStatus::Active) {
+                    self.curious.insert(id.clone());
+                }
                 entry.status = status.map_or_else(String::new, |status| status.to_string());
                 entry.since = time;
             }
@@ -146,6 +152,7 @@ impl Roll {
         entry.os.clone_from(&info.os);
         entry.config_sum.clone_from(&info.config_sum);
         entry.merged_sum.clone_from(&info.merged_sum);
+        entry.last_keepalive = entry.last_keepalive.max(info.last_keepalive.unwrap_or(0));
         // An event that came meanwhile may know better.
         let since = info.since.unwrap_or(0);
         if entry.status.is_empty() || since >= entry.since {
@@ -155,6 +162,12 @@ impl Roll {
         if *entry != before {
             self.dirty.insert(id.to_owned());
         }
+    }
+
+    /// Agents that came to be active since this was asked, at most so many.
+    pub(crate) fn take_curious(&mut self, most: usize) -> Vec<String> {
+        let taken = std::iter::from_fn(|| self.curious.pop_first());
+        taken.take(most).collect()
     }
 
     /// The bucket has lost what was in it.
@@ -328,6 +341,9 @@ mod tests {
         );
         roll.fill(&info(100, AgentStatus::Active));
         assert_eq!(roll.next(2_000_000), None, "nothing is new");
+        assert_eq!(roll.take_curious(9), [""; 0]);
+        roll.note(&change(AgentStatus::Active, 150), 6);
+        assert_eq!(roll.take_curious(9), ["001"]);
         roll.note(&change(AgentStatus::Disconnected, 200), 7);
         roll.fill(&info(100, AgentStatus::Active));
         let value = written(&mut roll, 3_000_000);

@@ -9,7 +9,7 @@ use muster_proto::{
 
 use super::*;
 use crate::{
-    keys::{Keyring, create_if_missing},
+    keys::{Begun, Keyring, create_if_missing},
     message::{Composer, Numbers},
     spool::record::Mark,
 };
@@ -29,7 +29,7 @@ impl Node {
         let home = tempfile::tempdir().expect("directory");
         let file = home.path().join("signing.nk");
         create_if_missing(&file).expect("makes a key");
-        let (keyring, _) = Keyring::open(&file, home.path(), "mgr", 1, NOW).expect("opens");
+        let (keyring, _) = Keyring::open(&file, home.path(), "mgr", 1, Begun::Start, NOW).expect("opens");
         let kid = keyring.key_id().to_owned();
         let composer = Composer {
             prefix: "wazuh.xdr".to_owned(),
@@ -263,4 +263,30 @@ fn late_events_are_legal_from_a_stream_when_they_say_so() {
     assert_eq!(step(&node.verifier().check(&message, later)), "time");
     message.from_stream = true;
     assert_eq!(step(&node.verifier().check(&message, NOW + 80 * 3_600_000)), "time");
+}
+
+#[test]
+fn endless_restarts_and_made_up_nodes_cost_bounded_memory_and_nothing_old_comes_back() {
+    let mut node = Node::new();
+    let mut verifier = node.verifier();
+    let first = node.change();
+    assert_eq!(verifier.check(&first, NOW).fate, Fate::Accept);
+    for epoch in 2..100 {
+        node.composer.epoch = epoch;
+        assert_eq!(verifier.check(&node.change(), NOW).fate, Fate::Accept);
+    }
+    assert!(verifier.chains.values().all(|chain| chain.windows.len() <= MAX_EPOCHS));
+    assert_eq!(step(&verifier.check(&first, NOW)), "sequence");
+
+    let mut trusting = Verifier::new(Policy {
+        signed: false,
+        ..Policy::default()
+    });
+    node.composer.keyring = None;
+    for number in 0..=MAX_CHAINS {
+        node.composer.node = format!("node-{number}");
+        let fate = trusting.check(&node.change(), NOW).fate;
+        assert_eq!(fate == Fate::Accept, number < MAX_CHAINS);
+    }
+    assert_eq!(trusting.chains.len(), MAX_CHAINS);
 }

@@ -1,5 +1,6 @@
 //! The real daemon against a real nats-server.
 
+mod audit;
 mod names;
 mod natsd;
 mod permissions;
