@@ -182,6 +182,8 @@ impl Control {
             .map(|trouble| format!("the spool takes no events: {trouble}"))
             .into_iter()
             .collect();
+        let audit = self.shared.audit_trouble();
+        degraded.extend(audit.map(|why| format!("acts are missing in the audit trail: {why}")));
         degraded.extend(self.report.degraded());
         degraded
     }

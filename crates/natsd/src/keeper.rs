@@ -106,6 +106,7 @@ impl Keeper {
             committed: watch::Sender::new(0),
             followers: broadcast::Sender::new(MAX_FOLLOWER_LAG),
             trouble: Mutex::new(None),
+            audit_trouble: Mutex::new(None),
             roll: parts.roll.map(Mutex::new),
             announced: Mutex::default(),
             errands: Mutex::default(),

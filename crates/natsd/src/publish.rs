@@ -16,7 +16,12 @@ mod mirror;
 mod pace;
 mod session;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use async_nats::Client;
 use muster_config::Nats;
@@ -33,6 +38,9 @@ use crate::{
     keeper::{Shared, chain},
     status::{Claim, Counters, Link, Report},
 };
+
+/// A connection that has held for so long, or over which anything was acknowledged, was a good one.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(crate) struct Publisher {
@@ -57,27 +65,28 @@ impl Publisher {
         let mut fence = self.fence();
         for server in self.nats.servers.iter().cycle() {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            let end = runtime.block_on(self.one_connection(server, &mut fence, stop));
-            let waits = match end {
-                End::Stopped => None,
+            let (begun, published) = (Instant::now(), self.counters.events_published_total.value());
+            let end = runtime.block_on(self.one_connection(server, &mut fence, failures, stop));
+            let stopped = matches!(end, End::Stopped);
+            match end {
+                End::Stopped => {}
                 End::Lost(why) => {
-                    tracing::warn!(why, "connection to NATS is lost; events wait in the spool");
-                    self.shared.note("disconnected", json!({"server": server, "why": why}));
-                    failures = 0;
-                    self.report.change(|facts| facts.link = Link::Down(why));
-                    Some(pause(0, self.nats.reconnect_delay, self.nats.max_reconnects, jitter()))
+                    let good = self.counters.events_published_total.value() > published;
+                    // A server that takes us in only to throw us out is as good as one that does not.
+                    failures = if good || begun.elapsed() >= SETTLED {
+                        0
+                    } else {
+                        failures.saturating_add(1)
+                    };
+                    self.lost(server, why, failures);
                 }
                 End::Failed(why) => {
                     failures = failures.saturating_add(1);
                     self.failed(server, why, failures);
-                    Some(pause(
-                        failures,
-                        self.nats.reconnect_delay,
-                        self.nats.max_reconnects,
-                        jitter(),
-                    ))
                 }
-            };
+            }
+            let delay = self.nats.reconnect_delay;
+            let waits = (!stopped).then(|| pause(failures, delay, self.nats.max_reconnects, jitter()));
             let stopped = runtime.block_on(wait(waits, stop));
             runtime.shutdown_background();
             if stopped {
@@ -103,6 +112,17 @@ impl Publisher {
         }
     }
 
+    fn lost(&self, server: &str, why: String, failures: u32) {
+        if failures <= 1 || failures.is_multiple_of(100) {
+            tracing::warn!(why, failures, "connection to NATS is lost; events wait in the spool");
+            self.shared.note("disconnected", json!({"server": server, "why": why}));
+        }
+        self.report.change(|facts| {
+            facts.link = Link::Down(why);
+            facts.failures = failures;
+        });
+    }
+
     fn failed(&self, server: &str, why: String, failures: u32) {
         // Once for each kind of failure, and then now and then.
         if self.report.read().link != Link::Down(why.clone()) || failures.is_multiple_of(100) {
@@ -120,7 +140,13 @@ impl Publisher {
         });
     }
 
-    async fn one_connection(&self, server: &str, fence: &mut Option<Fence>, stop: &CancellationToken) -> End {
+    async fn one_connection(
+        &self,
+        server: &str,
+        fence: &mut Option<Fence>,
+        failures: u32,
+        stop: &CancellationToken,
+    ) -> End {
         let connected = tokio::select! {
             () = stop.cancelled() => return End::Stopped,
             connected = connection::connect(&self.nats, &self.node, server) => connected,
@@ -130,19 +156,24 @@ impl Publisher {
             Err(error) => return End::Failed(chain(&error)),
         };
         let info = client.server_info();
-        tracing::info!(server, version = info.version, "connected to NATS");
+        let thrown_out = self.report.read().last_error.filter(|_| failures > 0);
+        if thrown_out.is_none() {
+            tracing::info!(server, version = info.version, "connected to NATS");
+        }
         self.counters.nats_connections_total.increment();
         self.report.change(|facts| {
             facts.link = Link::Up;
             facts.server = format!("{server} {} {}", info.server_name, info.version);
-            facts.failures = 0;
-            facts.last_error = None;
+            // What it told when it threw us out the last time is not told again.
+            facts.last_error.clone_from(&thrown_out);
         });
         let detail = json!({
             "server": server, "server_name": info.server_name, "server_id": info.server_id, "version": info.version,
             "tls": self.nats.encrypt_messages || server.starts_with("tls://") || info.tls_required,
         });
-        self.shared.note("connected", detail);
+        if thrown_out.is_none() {
+            self.shared.note("connected", detail);
+        }
         let standing = tokio::select! {
             () = stop.cancelled() => return End::Stopped,
             standing = self.stand(fence, &client) => standing,

@@ -100,9 +100,10 @@ fn filter(debug: u8) -> EnvFilter {
     if let Ok(directives) = std::env::var(FILTER_VARIABLE) {
         return EnvFilter::new(directives);
     }
+    // The client of NATS has a line for each attempt; natsd says the same once, and knows when it is news.
     EnvFilter::new(match debug {
-        0 => "warn,muster=info",
-        1 => "info,muster=debug",
+        0 => "warn,async_nats=off,muster=info",
+        1 => "info,async_nats=off,muster=debug",
         _ => "debug,muster=trace",
     })
 }

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use muster_proto::{
-    event::{Event, Kind, Stream},
+    event::{Event, Kind, Stream, body::SpoolGap},
     ipc::control::PublishedEvent,
 };
 use muster_service::clock;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Batch, Keeper};
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
         record::{Mark, Stored},
     },
 };
+
+/// The act of the audit trail.
+const DROPPED: &str = "dropped";
 
 /// Events on their way into the spool.
 struct Composed {
@@ -54,6 +57,11 @@ impl Keeper {
             let mut highest = known;
             for event in &batch.events {
                 if event.number > highest {
+                    let missing = event.number - highest - 1;
+                    // Of a producer that was never heard before nobody knows where it began.
+                    if highest > 0 && missing > 0 {
+                        self.declare_outbox(source.0, missing, event.event.created_ms, &mut commit)?;
+                    }
                     highest = event.number;
                     let mark = Mark {
                         producer: batch.producer.clone(),
@@ -67,13 +75,8 @@ impl Keeper {
             taken.insert(source, highest);
         }
         let own = std::mem::take(&mut self.own);
-        let nobody = Mark {
-            producer: String::new(),
-            incarnation: 0,
-            number: 0,
-        };
         for event in &own {
-            if let Err(error) = self.compose(event, &nobody, &mut commit) {
+            if let Err(error) = self.compose(event, &nobody(), &mut commit) {
                 self.own = own;
                 return Err(error);
             }
@@ -95,6 +98,9 @@ impl Keeper {
             }
         }
         for (act, detail) in &commit.acts {
+            if *act == DROPPED {
+                tracing::warn!(%detail, "a daemon dropped events before they could be taken");
+            }
             self.audit_act(act, detail);
         }
         if let Some(mut roll) = self.shared.roll() {
@@ -108,6 +114,36 @@ impl Keeper {
             let _ = self.shared.followers.send(Arc::new(event));
         }
         Ok(())
+    }
+
+    /// What a daemon had to drop while natsd did not take it. It stands in the same commit as the first event behind it, so
+    /// that it is told once.
+    fn declare_outbox(
+        &mut self,
+        producer: &str,
+        count: u64,
+        until_ms: u64,
+        commit: &mut Composed,
+    ) -> Result<(), SpoolError> {
+        let now = clock::unix_ms();
+        let gap = SpoolGap {
+            class: "unknown",
+            node: &self.composer.node,
+            epoch: self.composer.epoch,
+            from_seq: 0,
+            to_seq: 0,
+            count,
+            first_ts: 0,
+            last_ts: until_ms / 1000,
+            reason: "outbox_full",
+            stream: "-",
+            prev_last_seq: None,
+            producer: Some(producer),
+        };
+        let event = gap.into_event(now);
+        let detail = json!({"producer": producer, "count": count, "reason": "outbox_full"});
+        commit.acts.push((DROPPED, detail));
+        self.compose(&event, &nobody(), commit)
     }
 
     /// Whoever got or lost a key is in the audit trail too.
@@ -162,6 +198,15 @@ impl Keeper {
         let seq = self.sequencer.next()?;
         let prev = self.last_of_stream.insert(stream, seq).unwrap_or(0);
         Ok(Numbers { seq, prev })
+    }
+}
+
+/// Events that natsd makes itself have no producer.
+fn nobody() -> Mark {
+    Mark {
+        producer: String::new(),
+        incarnation: 0,
+        number: 0,
     }
 }
 

@@ -40,6 +40,7 @@ impl Keeper {
             reason: "restart",
             stream: "-",
             prev_last_seq: Some(self.sequencer.before),
+            producer: None,
         };
         self.own.push(gap.into_event(now));
         let detail = json!({"epoch": self.composer.epoch, "state_lost": self.sequencer.state_lost});
@@ -181,6 +182,7 @@ impl Keeper {
         };
         let mut degraded = self.report.degraded();
         degraded.extend(self.shared.trouble());
+        degraded.extend(self.shared.audit_trouble());
         let age = if depth.oldest_ms == 0 {
             0
         } else {
@@ -212,10 +214,13 @@ impl Keeper {
                 let line: Value = serde_json::from_slice(&line).unwrap_or_default();
                 self.own
                     .push(manager_event(Kind::Audit, "", now, 0, wrapped("audit", &line)));
+                self.shared.set_audit_trouble(None);
                 true
             }
             Err(error) => {
-                tracing::error!(%error, act, "cannot write to the audit trail");
+                // The log has it at least.
+                tracing::error!(%error, act, %detail, "cannot write to the audit trail");
+                self.shared.set_audit_trouble(Some(error.to_string()));
                 false
             }
         }
@@ -246,6 +251,7 @@ impl Keeper {
                 reason: gap.reason,
                 stream,
                 prev_last_seq: None,
+                producer: None,
             };
             self.own.push(body.into_event(now));
             let detail = json!({

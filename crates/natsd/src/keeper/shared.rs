@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) followers: broadcast::Sender<Arc<PublishedEvent>>,
     /// Why nothing can be committed now.
     pub(crate) trouble: Mutex<Option<String>>,
+    /// Why the audit trail cannot be written.
+    pub(super) audit_trouble: Mutex<Option<String>>,
     /// The latest state of each agent, if a key-value bucket mirrors it.
     pub(super) roll: Option<Mutex<Roll>>,
     /// The newest announcement of each signing key, by key.
@@ -106,6 +108,18 @@ impl Shared {
 
     pub(crate) fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the audit trail cannot be written.
+    pub(crate) fn audit_trouble(&self) -> Option<String> {
+        self.audit_trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_audit_trouble(&self, trouble: Option<String>) {
+        *self.audit_trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     pub(super) fn set_trouble(&self, trouble: Option<String>) {

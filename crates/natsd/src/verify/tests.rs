@@ -97,6 +97,7 @@ impl Node {
             reason: "thinned",
             stream: "MUSTER_STATE",
             prev_last_seq: None,
+            producer: None,
         };
         self.say(&gap.into_event(NOW))
     }

@@ -1,6 +1,8 @@
 //! The real daemon against a real nats-server.
 
 mod audit;
+mod damage;
+mod faults;
 mod names;
 mod natsd;
 mod permissions;

@@ -42,6 +42,11 @@ impl Producer {
         self.next += 1;
     }
 
+    /// As an outbox without room does.
+    pub(crate) fn drop_oldest(&mut self, count: usize) {
+        self.outbox.drain(..count);
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.outbox.len()
     }

@@ -201,13 +201,16 @@ pub struct SpoolGap<'a> {
     pub first_ts: u64,
     /// Unix seconds at which the last of them happened; 0 when that is not known.
     pub last_ts: u64,
-    /// `spool_full`, `thinned`, `too_old`, `too_large`, `damaged` or `restart`.
+    /// `spool_full`, `thinned`, `too_old`, `too_large`, `damaged`, `restart` or `outbox_full`.
     pub reason: &'a str,
     /// The stream that misses them; `-` for numbers that no event ever had.
     pub stream: &'a str,
     /// At the beginning of an epoch: the last number that may have been used before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prev_last_seq: Option<u64>,
+    /// The daemon that dropped them before they had numbers, which are 0 then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub producer: Option<&'a str>,
 }
 
 /// A log line in the shape of archives.json.

@@ -196,6 +196,7 @@ impl Session<'_> {
             reason,
             stream: stream.name(),
             prev_last_seq: None,
+            producer: None,
         };
         if self.publisher.shared.send(Errand::Event(gap.into_event(now))) {
             self.lanes[lane].acknowledged(seq);

@@ -1,0 +1,312 @@
+//! Disks that are full or damaged, and producers that are broken or overdo it.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use muster_proto::ipc::events::{FromNatsd, NumberedEvent, ToNatsd};
+use muster_service::ipc::Connection;
+
+use crate::{accepted, block_on, json, natsd::Home, producer, provisioned, server::Server, verifier, wait_for};
+
+/// A small disk of its own, in the place of a folder.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Nothing where this process may not mount.
+    fn mount(folder: PathBuf, size: &str) -> Option<Self> {
+        fs::create_dir_all(&folder).expect("makes the folder");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&folder)
+            .stderr(Stdio::null())
+            .status();
+        let mounted = mounted.is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("skipped: only root can mount a small disk to fill it up");
+        }
+        mounted.then_some(Self(folder))
+    }
+
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.0.join("filler")).expect("creates");
+        let page = [b'x'; 4096];
+        while filler.write_all(&page).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.join("filler")).expect("removes");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
+    }
+}
+
+fn degraded(home: &Home) -> String {
+    home.status()
+        .map(|status| status.degraded.join("\n"))
+        .unwrap_or_default()
+}
+
+fn told(home: &Home, what: &str) -> usize {
+    home.log().matches(what).count()
+}
+
+fn state_and_audit(server: &Server) -> (Vec<muster_natsd::verify::Message>, Vec<muster_natsd::verify::Message>) {
+    block_on(async {
+        let client = server.client().await;
+        (
+            Server::messages(&client, "MUSTER_STATE").await,
+            Server::messages(&client, "MUSTER_AUDIT").await,
+        )
+    })
+}
+
+#[test]
+fn full_disk_below_the_spool_makes_producers_wait_and_loses_nothing() {
+    let server = Server::start();
+    let home = provisioned(&server, "<message_signing>yes</message_signing>");
+    let Some(disk) = Disk::mount(home.path("queue/nats"), "4m") else {
+        return;
+    };
+    let natsd = home.start();
+    let mut producer = producer::Producer::new(home.path("queue/muster/events"), "remoted");
+    (0..20).for_each(|place| producer.put(producer::change(1, place)));
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+
+    disk.fill();
+    (20..3000).for_each(|place| producer.put(producer::change(1, place)));
+    block_on(producer.hand_over(Duration::from_secs(3)));
+    assert!(producer.waiting() > 0, "a full disk takes nothing");
+    assert!(
+        degraded(&home).contains("the spool takes no events"),
+        "{}",
+        degraded(&home)
+    );
+    assert!(degraded(&home).contains("No space left"), "{}", degraded(&home));
+    assert!(told(&home, "the spool cannot take events") <= 2, "{}", home.log());
+    // Killed and started on the full disk, it is there again and keeps what it had.
+    natsd.kill();
+    let natsd = home.start();
+    disk.free();
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+    wait_for("nothing is degraded", || degraded(&home).is_empty());
+    natsd.stop();
+    let (state, audit) = state_and_audit(&server);
+    let mut verifier = verifier(&home);
+    accepted(&mut verifier, &audit);
+    let places: Vec<_> = accepted(&mut verifier, &state)
+        .iter()
+        .map(|message| json(message)["status_change"]["missed_keepalives"].as_u64())
+        .collect();
+    assert_eq!(places, (0..3000).map(Some).collect::<Vec<_>>());
+    assert!(verifier.undeclared().is_empty());
+}
+
+#[test]
+fn full_disk_below_the_audit_trail_is_told_and_stops_no_event() {
+    let server = Server::start();
+    let home = provisioned(
+        &server,
+        "<message_signing>yes</message_signing><audit_logging>yes</audit_logging>",
+    );
+    let Some(disk) = Disk::mount(home.path("logs"), "128k") else {
+        return;
+    };
+    let natsd = home.start();
+    let mut producer = producer::Producer::new(home.path("queue/muster/events"), "authd");
+    producer.put(producer::enrollment(1));
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+    disk.fill();
+    // A page may have room still.
+    (2..100).for_each(|agent| producer.put(producer::enrollment(agent)));
+    block_on(producer.hand_over_all());
+    wait_for("it is told", || {
+        degraded(&home).contains("acts are missing in the audit trail")
+    });
+    home.wait_until_all_is_published();
+    assert!(told(&home, "cannot write to the audit trail") > 0);
+    disk.free();
+    producer.put(producer::enrollment(100));
+    block_on(producer.hand_over_all());
+    wait_for("nothing is degraded", || degraded(&home).is_empty());
+    natsd.stop();
+    muster_natsd::audit::check(&home.path("logs/natsd-audit.json")).expect("the chain holds");
+    let (state, _) = state_and_audit(&server);
+    assert_eq!(state.len(), 100);
+}
+
+fn newest_segment(home: &Home) -> PathBuf {
+    let entries = fs::read_dir(home.path("queue/nats")).expect("lists");
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut segments: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "seg"))
+        .collect();
+    segments.sort();
+    segments.pop().expect("a segment")
+}
+
+fn find(bytes: &[u8], wanted: &str) -> usize {
+    let found = bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted.as_bytes());
+    found.expect("the event is in the segment")
+}
+
+#[test]
+fn torn_flipped_and_foreign_bytes_in_the_spool_cost_what_they_hit_and_are_declared() {
+    let mut server = Server::start();
+    let home = provisioned(&server, "<message_signing>yes</message_signing>");
+    let natsd = home.start();
+    let mut producer = producer::Producer::new(home.path("queue/muster/events"), "remoted");
+    producer.put(producer::change(1, 0));
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+    server.kill();
+    for place in 1..10 {
+        producer.put(producer::change(1, place));
+        block_on(producer.hand_over_all());
+    }
+    natsd.kill();
+    let segment = newest_segment(&home);
+    let mut bytes = fs::read(&segment).expect("reads");
+    let hit = find(&bytes, "\"missed_keepalives\":4");
+    bytes[hit + 3] ^= 1;
+    // A commit that a crash has cut short, where the next one would have stood.
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("something") + 1;
+    let torn = bytes[..100].to_vec();
+    bytes.splice(end..(end + 100).min(bytes.len()), torn);
+    fs::write(&segment, bytes).expect("writes");
+    fs::write(home.path("queue/nats/README"), "not ours").expect("writes");
+    fs::write(home.path("queue/nats/000000000000.seg"), [0xa5; 5000]).expect("writes");
+    let natsd = home.start();
+    server.restart();
+    home.wait_until_all_is_published();
+    producer.put(producer::change(1, 10));
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+    natsd.stop();
+    assert!(told(&home, "records of the spool were damaged") == 1, "{}", home.log());
+    assert!(home.path("queue/nats/README").exists(), "foreign files are left alone");
+    let (state, audit) = state_and_audit(&server);
+    let mut verifier = verifier(&home);
+    accepted(&mut verifier, &audit);
+    let places: Vec<_> = accepted(&mut verifier, &state)
+        .iter()
+        .map(|message| json(message)["status_change"]["missed_keepalives"].as_u64())
+        .collect();
+    assert_eq!(
+        places,
+        (0..=10).filter(|place| *place != 4).map(Some).collect::<Vec<_>>()
+    );
+    assert!(verifier.undeclared().is_empty(), "the damage is declared");
+}
+
+async fn introduced(socket: &Path, name: &str) -> Connection {
+    let mut connection = Connection::connect(socket, name).await.expect("connects");
+    let produce = ToNatsd::Produce {
+        producer: name.to_owned(),
+        incarnation: 1,
+    };
+    connection.send(&produce).await.expect("sends");
+    let answer: Option<FromNatsd> = connection.receive().await.expect("answers");
+    assert!(matches!(answer, Some(FromNatsd::Resume { taken: 0 })));
+    connection
+}
+
+#[test]
+fn garbage_and_floods_of_one_producer_do_not_hurt_another() {
+    let server = Server::start();
+    let home = provisioned(&server, "");
+    let natsd = home.start();
+    let socket = home.path("queue/muster/events");
+    let lines_before = home.log().lines().count();
+    for seed in 0..40_u8 {
+        let mut stream = UnixStream::connect(&socket).expect("connects");
+        let garbage: Vec<u8> = (0..5000_u32)
+            .map(|place| (place.wrapping_mul(31) >> 3) as u8 ^ seed)
+            .collect();
+        // It may be thrown out before it has said all.
+        let _ = stream.write_all(&garbage);
+    }
+    block_on(async {
+        // Numbers that do not grow, and one that says nothing more.
+        let mut wrong = introduced(&socket, "wrong").await;
+        let twice = [5, 5].map(|number| NumberedEvent {
+            number,
+            event: producer::change(1, 0),
+        });
+        wrong.send(&ToNatsd::Batch(twice.to_vec())).await.expect("sends");
+        let ended = wrong.receive::<FromNatsd>().await;
+        assert!(!matches!(ended, Ok(Some(_))), "it is thrown out");
+        let _silent = introduced(&socket, "silent").await;
+
+        // One that never reads what it is told, with all that it can send.
+        let (_reader, mut writer) = introduced(&socket, "flood").await.into_split();
+        let flood = async {
+            for batch in 0..100_u64 {
+                let events = (1..=500).map(|place| NumberedEvent {
+                    number: batch * 500 + place,
+                    event: producer::keepalive(u32::try_from(place).expect("small")),
+                });
+                if writer.send(&ToNatsd::Batch(events.collect())).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let orderly = async {
+            let mut producer = producer::Producer::new(socket.clone(), "remoted");
+            (0..200).for_each(|place| producer.put(producer::change(1, place)));
+            producer.hand_over_all().await;
+        };
+        tokio::join!(flood, orderly);
+    });
+    home.wait_until_all_is_published();
+    let (state, _) = state_and_audit(&server);
+    assert_eq!(state.len(), 200);
+    assert!(home.status().is_some(), "it still answers");
+    let lines = home.log().lines().count() - lines_before;
+    assert!(lines < 30, "{lines} lines: {}", home.log());
+    natsd.stop();
+}
+
+#[test]
+fn what_an_outbox_had_to_drop_is_declared_once() {
+    let server = Server::start();
+    let home = provisioned(&server, "<message_signing>yes</message_signing>");
+    let natsd = home.start();
+    let mut producer = producer::Producer::new(home.path("queue/muster/events"), "remoted");
+    (0..5).for_each(|place| producer.put(producer::change(1, place)));
+    block_on(producer.hand_over_all());
+    natsd.stop();
+    (5..1005).for_each(|agent| producer.put(producer::keepalive(agent)));
+    producer.drop_oldest(700);
+    let natsd = home.start();
+    block_on(producer.hand_over_all());
+    (0..5).for_each(|place| producer.put(producer::change(2, place)));
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+    natsd.stop();
+    let (_, audit) = state_and_audit(&server);
+    let gaps: Vec<_> = audit
+        .iter()
+        .map(json)
+        .filter(|body| body["spool"]["reason"] == "outbox_full")
+        .collect();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(
+        (&gaps[0]["spool"]["count"], &gaps[0]["spool"]["producer"]),
+        (&700.into(), &"remoted".into())
+    );
+}
