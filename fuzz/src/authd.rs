@@ -40,6 +40,7 @@ pub const TARGETS: &[Target] = &[("authd", story)];
 
 /// Longer stories teach nothing new, and cost time.
 const MAX_STEPS: usize = 100;
+const PASSWORD: &str = "open sesame";
 const MANAGER: &str = "manager";
 const NAMES: [&str; 5] = ["web-01", "web-02", "db", "manager", "a.b"];
 const HOSTS: [&str; 6] = [
@@ -66,6 +67,7 @@ struct Stage {
     registry: Registry,
     now: i64,
     max_agents: u32,
+    has_password: bool,
     /// How many keys were made.
     keys: u32,
     /// The highest number that was ever given or read.
@@ -74,7 +76,8 @@ struct Stage {
 
 impl Stage {
     fn new(draw: &mut Draw<'_>) -> Self {
-        let max_agents = u32::from(draw.byte() & 7);
+        let choice = draw.byte();
+        let max_agents = u32::from(choice & 7);
         let file = file::parse(draw.bytes());
         let highest = file.highest_number;
         let keys = KeyStore::new(file);
@@ -83,6 +86,7 @@ impl Stage {
             registry: Registry { keys, registered },
             now: 1_000_000,
             max_agents,
+            has_password: choice & 8 != 0,
             keys: 0,
             highest,
         }
@@ -136,11 +140,20 @@ impl Stage {
                 line.into_bytes()
             }
         };
+        // Whoever does not say the password is not even heard.
+        let said = if self.has_password { draw.below(4) } else { 0 };
+        let line = match said {
+            0 => line,
+            1 => [b"OSSEC PASS: wrong ".as_slice(), &line].concat(),
+            _ => [b"OSSEC PASS: ".as_slice(), PASSWORD.as_bytes(), b" ", &line].concat(),
+        };
+        let password = self.has_password.then(|| Secret::new(PASSWORD.to_owned()));
         let reading = Reading {
-            password: None,
+            password: password.as_ref(),
             newest_version: None,
         };
         let request = Request::parse(&line, &reading).ok()?;
+        assert!(!self.has_password || said > 1, "nobody gets in without the password");
         let address = match request.address {
             AddressWish::Unsaid => GivenAddress::any(),
             AddressWish::Source => GivenAddress::of_peer([10, 0, 0, 1].into()),

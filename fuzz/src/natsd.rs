@@ -1,7 +1,14 @@
-//! natsd's spool. What a record is, only natsd knows, so that the harness lies there.
+//! natsd. What a record or a message is, only natsd knows, so that the harnesses lie there.
+
+use muster_natsd::fuzzing;
 
 /// Name of the target and of its corpus, and what is done with each input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this file.
-pub const TARGETS: &[Target] = &[("natsd_spool", muster_natsd::fuzzing::spool)];
+pub const TARGETS: &[Target] = &[
+    ("natsd_command", |input| _ = fuzzing::command(input)),
+    ("natsd_sealed", |input| _ = fuzzing::sealed(input)),
+    ("natsd_spool", fuzzing::spool),
+    ("natsd_verify", |input| _ = fuzzing::verify(input)),
+];

@@ -134,7 +134,8 @@ pub(super) fn address(input: &[u8]) {
         check_given(&given);
     }
     if let Ok(host) = address.host_text().parse::<IpAddr>() {
-        assert!(address.matches(host));
+        // An IPv6 network around the IPv4-mapped addresses takes no IPv4 host, not even the one that it was written with.
+        assert!(address.matches(host) || host != host.to_canonical());
     } else {
         assert!(address.is_any());
     }

@@ -114,10 +114,35 @@ impl Bench {
             .arg("--json")
             .arg(&figures)
             .env("MUSTER_BIN_DIR", &release);
+        if measurement.name == "remoted" {
+            program.env("MUSTER_SCHEDULER_BENCH", built_bench("scheduler")?);
+        }
         shell::run(&mut program)?;
         let text = std::fs::read_to_string(&figures).with_context(|| format!("cannot read {}", figures.display()))?;
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", figures.display()))
     }
+}
+
+/// Builds a bench of remoted, and gives its path.
+fn built_bench(name: &str) -> Result<PathBuf> {
+    let mut build = shell::cargo(&[
+        "bench",
+        "--quiet",
+        "--locked",
+        "--package",
+        "muster-remoted",
+        "--bench",
+        name,
+    ]);
+    let messages = shell::output(build.args(["--no-run", "--message-format", "json"]))?;
+    let executables = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == name;
+        message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
+    });
+    executables
+        .last()
+        .context("cargo says nothing of the program that it has built")
 }
 
 fn names() -> String {

@@ -1,8 +1,14 @@
-//! For the fuzzer: what a spool's segment holds, whatever the disk has made of it; and requests over NATS.
+//! For the fuzzer: what a spool's segment holds, whatever the disk has made of it; what consumers check; requests over
+//! NATS.
 
 mod command;
+// The same decisions as in the targets that lie beside the fuzzer.
+#[path = "../../../fuzz/src/draw.rs"]
+mod draw;
+mod sealed;
+mod story;
 
-pub use self::command::command;
+pub use self::{command::command, sealed::sealed, story::verify};
 use crate::spool::{
     boundary_bytes,
     record::Record,
@@ -97,14 +103,26 @@ fn check(bytes: &[u8], last: bool, damaged: Option<u64>) {
 mod tests {
     use std::{fs, path::Path};
 
+    type Target = (&'static str, fn(&[u8]));
+
     #[test]
-    fn every_input_of_the_corpus_passes() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/natsd_spool");
-        let mut count = 0;
-        for input in fs::read_dir(corpus).expect("a corpus") {
-            super::spool(&fs::read(input.expect("an entry").path()).expect("an input"));
-            count += 1;
+    fn every_input_of_the_corpora_passes() {
+        let targets: [Target; 4] = [
+            ("natsd_spool", super::spool),
+            ("natsd_command", |input| _ = super::command(input)),
+            ("natsd_sealed", |input| _ = super::sealed(input)),
+            ("natsd_verify", |input| _ = super::verify(input)),
+        ];
+        for (name, run) in targets {
+            let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../../fuzz/corpus")
+                .join(name);
+            let mut count = 0;
+            for input in fs::read_dir(corpus).expect("a corpus") {
+                run(&fs::read(input.expect("an entry").path()).expect("an input"));
+                count += 1;
+            }
+            assert!(count > 0, "the corpus of {name} is empty");
         }
-        assert!(count > 0, "the corpus is empty");
     }
 }

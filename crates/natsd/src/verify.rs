@@ -41,6 +41,10 @@ const MAX_HEADERS: usize = 64;
 const MAX_SKEW_MS: u64 = 300 * 1000;
 /// Holes and declared ranges that are remembered of each node.
 const MAX_HOLES: usize = 100_000;
+/// Streams of nodes that are followed.
+const MAX_CHAINS: usize = 2000;
+/// Epochs of a stream whose numbers are told apart. Of an older one, only what fits into a hole is taken.
+const MAX_EPOCHS: usize = 8;
 
 /// A message as it was received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -230,7 +234,11 @@ impl Verifier {
             passed.push("body");
         }
         let stream = id.kind.stream();
-        let chain = self.chains.entry((id.node.to_owned(), stream)).or_default();
+        let of = (id.node.to_owned(), stream);
+        if self.chains.len() >= MAX_CHAINS && !self.chains.contains_key(&of) {
+            return Err(("sequence", "too many nodes".to_owned()));
+        }
+        let chain = self.chains.entry(of).or_default();
         let fate = chain.note(id.epoch, id.seq, id.prev).map_err(|why| ("sequence", why))?;
         passed.push("sequence");
         if fate == Fate::Accept {
@@ -348,7 +356,11 @@ impl Verifier {
 impl Chain {
     fn note(&mut self, epoch: u64, seq: u64, prev: u64) -> Result<Fate, String> {
         let window = self.windows.entry(epoch).or_default();
-        match window.note(seq) {
+        let seen = window.note(seq);
+        if self.windows.len() > MAX_EPOCHS {
+            self.windows.pop_first();
+        }
+        match seen {
             window::Seen::Before => return Ok(Fate::Duplicate),
             window::Seen::TooOld => return Err(format!("{seq} is older than the window: a replay")),
             window::Seen::First => {}

@@ -9,16 +9,20 @@ mod message;
 mod steps;
 
 fn main() {
-    let mut all = message::all();
-    all.extend(steps::all(message::KEEPALIVE));
     let arguments: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| argument != "--bench")
         .collect();
     match arguments.as_slice() {
-        [] => all.iter().for_each(|(name, _)| println!("{name}")),
+        [] => message::all()
+            .iter()
+            .chain(&steps::all(message::KEEPALIVE))
+            .for_each(|(name, _)| println!("{name}")),
         [wanted, times] => {
-            let (_, step) = all.iter_mut().find(|(name, _)| name == wanted).unwrap();
+            let find = |steps: Vec<message::Step>| steps.into_iter().find(|(name, _)| name == wanted);
+            // The other steps need ten thousand agents.
+            let found = find(message::all()).or_else(|| find(steps::all(message::KEEPALIVE)));
+            let (_, mut step) = found.unwrap();
             (0..times.parse::<u32>().unwrap()).for_each(|_| step());
         }
         _ => eprintln!("usage: instructions [STEP TIMES]"),

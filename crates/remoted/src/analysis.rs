@@ -1,7 +1,8 @@
 //! Events on their way to the analysis daemon: one datagram each, in the stock format.
 //!
 //! Every worker has a line of its own. Events are laid one behind the other in memory and sent many at a time; what
-//! the daemon does not take at once waits, within bounds. Acknowledgements never wait for any of this.
+//! the daemon does not take at once waits, within bounds: what agents bring that bring little goes first ([`lanes`]).
+//! Acknowledgements never wait for any of this.
 //!
 //! When the queue is full (its bound is [`valve::CAP`] bytes per worker): connections that bring events are not read
 //! until there is room, for 20 s at most; then `<when_full>` says whether events are dropped and counted or the wait
@@ -38,13 +39,17 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 mod backlog;
+mod lanes;
 mod lines;
 mod valve;
 
-pub(crate) use self::valve::{CAP, Flow, LONGEST_PAUSE};
 use self::{
-    backlog::Backlog,
+    lanes::Lanes,
     valve::{Talker, Valve},
+};
+pub(crate) use self::{
+    lanes::Mark,
+    valve::{CAP, Flow, LONGEST_PAUSE},
 };
 use crate::{
     edge::{Gauges, Tallies, Tally},
@@ -107,7 +112,7 @@ pub(crate) enum Need {
 /// One worker's line to the analysis daemon.
 pub(crate) struct Analysis {
     target: Rc<AnalysisTarget>,
-    backlog: Backlog,
+    backlog: Lanes,
     valve: Valve,
     line: Line,
     /// Wakes the task that sends what the kernel did not take at once.
@@ -145,7 +150,7 @@ impl Analysis {
     ) -> Self {
         Self {
             target: Rc::new(target),
-            backlog: Backlog::default(),
+            backlog: Lanes::new(),
             valve: Valve::new(when_full),
             line: Line::Down { was_up: true },
             work: Rc::default(),
@@ -166,10 +171,8 @@ impl Analysis {
         if self.absent {
             return;
         }
-        if !self
-            .valve
-            .admits(self.backlog.bytes(), can_wait, talker(slot, now), now)
-        {
+        let talker = talker(slot, now);
+        if !self.valve.admits(self.backlog.bytes(), can_wait, talker, now) {
             slot.count_dropped_event();
             let tally = if self.is_down() {
                 Tally::EventsDroppedNoReader
@@ -181,7 +184,10 @@ impl Analysis {
         }
         let source = slot.source(self.target.layout);
         let mut written = Ok(());
-        self.backlog.push(|out| written = write_event(out, source, payload));
+        let write = |out: &mut Vec<u8>| written = write_event(out, source, payload);
+        if let Some(mark) = self.backlog.push(talker, slot.mark(), write) {
+            slot.set_mark(mark);
+        }
         match written {
             Ok(()) => {
                 self.valve.level(self.backlog.bytes(), now);
@@ -264,7 +270,7 @@ impl Analysis {
         while !self.backlog.is_empty() {
             let mut slices = [[IoSlice::new(&[])]; BATCH];
             let mut count = 0;
-            for (slice, datagram) in slices.iter_mut().zip(self.backlog.iter()) {
+            for (slice, datagram) in slices.iter_mut().zip(self.backlog.next(BATCH)) {
                 *slice = [IoSlice::new(datagram)];
                 count += 1;
             }
@@ -280,7 +286,7 @@ impl Analysis {
             .map(Iterator::count);
             match result {
                 Ok(sent) => {
-                    self.backlog.pop(sent);
+                    self.backlog.pop(sent, BATCH);
                     self.tallies.add(Tally::EventsForwarded, sent as u64);
                     if self.valve.level(self.backlog.bytes(), now) {
                         self.room.notify_waiters();
@@ -289,7 +295,7 @@ impl Analysis {
                 Err(Errno::EAGAIN) => return Sent::Blocked,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EMSGSIZE) => {
-                    self.backlog.pop(1);
+                    self.backlog.pop(1, BATCH);
                     self.tallies.count(Tally::EventsDroppedTooLong);
                 }
                 // The kernel is short of memory: as slow as a slow reader, and over as soon.

@@ -26,3 +26,8 @@ pub fn unbind(slot: &AgentSlot, connection: ConnectionId) -> bool {
 pub fn set_family(slot: &AgentSlot, family: Family) {
     slot.set_family(family);
 }
+
+/// A keepalive or a startup named its version.
+pub fn set_version(slot: &AgentSlot, version: &str) {
+    slot.set_version(version);
+}

@@ -26,6 +26,8 @@ use muster_proto::{
 };
 use nix::time::{ClockId, clock_gettime};
 
+use crate::analysis::Mark;
+
 mod counts;
 mod news;
 
@@ -211,6 +213,8 @@ pub struct AgentSlot {
     source: OnceLock<Source>,
     /// The second in which it brought events last, and how many bytes.
     recent: AtomicU64,
+    /// Behind which of its events the next one must stay.
+    mark: AtomicU64,
     events: AtomicU64,
     event_bytes: AtomicU64,
     events_dropped: AtomicU64,
@@ -243,6 +247,7 @@ impl AgentSlot {
             received_retired: AtomicBool::new(false),
             source: OnceLock::new(),
             recent: AtomicU64::new(0),
+            mark: AtomicU64::new(0),
             events: AtomicU64::new(0),
             event_bytes: AtomicU64::new(0),
             events_dropped: AtomicU64::new(0),
@@ -497,6 +502,15 @@ impl AgentSlot {
             .store((second << RECENT_BITS) | bytes_now, Ordering::Relaxed);
         self.events.fetch_add(1, Ordering::Relaxed);
         self.event_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Behind which event in its worker's slow lane its next one must stay.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.mark.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_mark(&self, mark: Mark) {
+        self.mark.store(mark.0, Ordering::Relaxed);
     }
 
     /// Whether it has brought no more than a little in this second.

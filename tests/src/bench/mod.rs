@@ -3,6 +3,7 @@
 //!
 //! Nothing here judges: a figure is printed beside its target, whatever it is.
 
+pub mod fairness;
 pub mod fleet;
 pub mod process;
 pub mod reader;

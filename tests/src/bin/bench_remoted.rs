@@ -19,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use muster_tests::{
     bench::{
+        fairness::{self, Latencies, percentile},
         fleet::{Fleet, Sealed, read_frame},
         process::{cpu_time, resident_kib},
         reader::{Pace, Reader},
@@ -35,7 +36,7 @@ struct Options {
     /// write the figures there, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// measure only these: events, paced, loss, keepalives, memory, reconnect
+    /// measure only these: events, paced, loss, keepalives, fairness, memory, reconnect, scheduler
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     only: Vec<String>,
     /// runs of each; the median counts
@@ -61,13 +62,15 @@ const QUIET: Duration = Duration::from_secs(2);
 
 type Measurement = fn(&Options, &mut Report) -> Result<()>;
 
-const MEASUREMENTS: [(&str, Measurement); 6] = [
+const MEASUREMENTS: [(&str, Measurement); 8] = [
     ("events", events),
     ("paced", paced_events),
     ("loss", loss),
     ("keepalives", keepalives),
+    ("fairness", fairness),
     ("memory", memory),
     ("reconnect", reconnect),
+    ("scheduler", scheduler),
 ];
 
 fn main() -> Result<()> {
@@ -359,6 +362,83 @@ fn keepalives(options: &Options, report: &mut Report) -> Result<()> {
             ),
         });
     }
+    Ok(())
+}
+
+/// How much later other agents' messages are while one agent sends as much as it can, compared with its sending to
+/// another manager on the same machine.
+fn fairness(options: &Options, report: &mut Report) -> Result<()> {
+    let mut runs = Vec::new();
+    for _ in 0..options.runs {
+        let (stage, other) = (Stage::new(fairness::AGENTS)?, Stage::new(fairness::AGENTS)?);
+        let reader = Reader::listen(other.home.path(), Pace::Steady)?;
+        let run = |flooded| fairness::measure(stage.home.path(), stage.home.port(), &stage.fleet.agents, flooded);
+        runs.push((run(other.home.port())?, run(stage.home.port())?));
+        drop(reader);
+    }
+    let flood = median(&runs.iter().map(|(_, flooded)| flooded.flood).collect::<Vec<_>>());
+    let whats: [(&str, fn(&Latencies) -> &[f64]); 2] = [
+        ("events until the reader has them", |latencies| &latencies.events),
+        ("keepalives until they are acknowledged", |latencies| {
+            &latencies.keepalives
+        }),
+    ];
+    for (what, of) in whats {
+        let at = |percent, flooded: bool| {
+            let pick = |run: &(Latencies, Latencies)| percentile(of(if flooded { &run.1 } else { &run.0 }), percent);
+            median(&runs.iter().map(pick).collect::<Vec<_>>())
+        };
+        let ratios: Vec<f64> = runs
+            .iter()
+            .map(|(quiet, flooded)| percentile(of(flooded), 99) / percentile(of(quiet), 99))
+            .collect();
+        report.add(Row {
+            what: format!("p99 latency of other agents' {what}, while one agent floods the same manager, against another one"),
+            value: median(&ratios),
+            unit: "times",
+            target: "2 times",
+            stock: "",
+            runs: ratios,
+            conditions: format!(
+                "half of them take {:.2} ms and 99 % {:.2} ms while another manager on this machine is flooded, {:.2} ms \
+                 and {:.2} ms while theirs is; the flood is {flood:.0} events a second on one connection, as many as \
+                 are taken",
+                at(50, false),
+                at(99, false),
+                at(50, true),
+                at(99, true),
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// The keepalive scheduler, timed by a program of its own, since it needs no daemon.
+fn scheduler(_: &Options, report: &mut Report) -> Result<()> {
+    let Some(program) = std::env::var_os("MUSTER_SCHEDULER_BENCH") else {
+        eprintln!("scheduler: left out, `cargo xtask bench remoted` builds what it needs");
+        return Ok(());
+    };
+    let output = std::process::Command::new(program)
+        .output()
+        .context("running the scheduler's bench")?;
+    let said = String::from_utf8(output.stdout)?;
+    let due = said
+        .lines()
+        .find_map(|line| line.strip_prefix("each that is due, sent and put back: "));
+    let (value, conditions) = due
+        .and_then(|due| due.split_once(" µs "))
+        .context("no figure of the scheduler")?;
+    let value: f64 = value.parse().context("the scheduler's figure is no number")?;
+    report.add(Row {
+        what: "keepalive scheduler, one million agents, for each that is due".into(),
+        value,
+        unit: "µs",
+        target: "1 µs",
+        stock: "",
+        runs: vec![value],
+        conditions: format!("two rounds of all agents, one thread {conditions}"),
+    });
     Ok(())
 }
 

@@ -7,7 +7,6 @@
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use crate::{shell, tools};
 
@@ -23,7 +22,7 @@ const MANY_RELOADS: u64 = 4;
 
 /// Counts, and fails when a step takes more than before, unless the new figures are to be accepted.
 pub(crate) fn run(accept: bool) -> Result<()> {
-    let program = build()?;
+    let program = super::built_bench("instructions")?;
     let valgrind = Valgrind::find()?;
     let path = shell::root().join(FIGURES);
     let before: BTreeMap<String, u64> = match std::fs::read(&path) {
@@ -64,29 +63,6 @@ pub(crate) fn run(accept: bool) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Builds the program that does the steps, and gives its path.
-fn build() -> Result<PathBuf> {
-    let arguments = [
-        "bench",
-        "--quiet",
-        "--locked",
-        "--package",
-        "muster-remoted",
-        "--bench",
-        "instructions",
-    ];
-    let mut build = shell::cargo(&arguments);
-    let messages = shell::output(build.args(["--no-run", "--message-format", "json"]))?;
-    let executables = messages.lines().filter_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        let is_it = message["target"]["name"] == "instructions";
-        message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
-    });
-    executables
-        .last()
-        .context("cargo says nothing of a program that it has built")
 }
 
 /// The program that counts.

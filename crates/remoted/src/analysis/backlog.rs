@@ -14,6 +14,7 @@ pub(crate) struct Backlog {
     /// Where the first waiting datagram begins.
     head: usize,
     lengths: VecDeque<usize>,
+    popped: u64,
 }
 
 impl Backlog {
@@ -39,7 +40,9 @@ impl Backlog {
 
     /// The oldest `count` are gone.
     pub(crate) fn pop(&mut self, count: usize) {
-        self.head += self.lengths.drain(..count.min(self.lengths.len())).sum::<usize>();
+        let count = count.min(self.lengths.len());
+        self.popped += count as u64;
+        self.head += self.lengths.drain(..count).sum::<usize>();
         if self.lengths.is_empty() {
             self.bytes.clear();
             self.bytes.shrink_to(KEPT_CAPACITY);
@@ -49,6 +52,11 @@ impl Backlog {
             self.bytes.drain(..self.head);
             self.head = 0;
         }
+    }
+
+    /// How many are gone, of all that ever came.
+    pub(crate) fn popped(&self) -> u64 {
+        self.popped
     }
 
     /// How many wait.

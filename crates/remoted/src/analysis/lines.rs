@@ -2,7 +2,7 @@
 
 use muster_proto::local::analysis::write_line;
 
-use super::{Analysis, valve::Talker};
+use super::{Analysis, Mark, valve::Talker};
 use crate::{edge::Tally, slot::Millis};
 
 impl Analysis {
@@ -19,7 +19,9 @@ impl Analysis {
             return;
         }
         let layout = self.target.layout;
-        self.backlog.push(|out| write_line(out, layout, sender, line));
+        self.backlog.push(Talker::Loud, Mark::default(), |out| {
+            write_line(out, layout, sender, line)
+        });
         self.valve.level(self.backlog.bytes(), now);
     }
 }

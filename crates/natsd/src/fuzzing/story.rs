@@ -1,0 +1,398 @@
+//! For the fuzzer: a node that tells, a broker that lies, and a consumer that checks.
+//!
+//! The broker loses, repeats, delays and changes messages, and makes up its own. What must hold:
+//!
+//! * what is accepted was signed by the node, byte for byte, of that kind, and is accepted once;
+//! * whatever reaches the consumer in order and unchanged is accepted;
+//! * what is missing and was not declared is known to be missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_config::{Encrypt, EventFormat, Family, Recipient};
+use muster_proto::event::{Event, Kind, Stream, header};
+use nkeys::{KeyPair, KeyPairType, XKey};
+use serde_json::json;
+
+use super::draw::Draw;
+use crate::{
+    message::{Composer, Numbers},
+    seal::Sealer,
+    signature::{Preamble, text},
+    spool::record::Mark,
+    verify::{Fate, Message, Policy, Verifier},
+};
+
+const START_MS: u64 = 1_795_243_200_000;
+/// Longer stories teach nothing new, and cost time.
+const MAX_STEPS: usize = 40;
+/// What an event is about: agents, rules, look-ups, and texts that look like parts of other subjects.
+const ABOUT: [&str; 8] = [
+    "001",
+    "002",
+    "web-01",
+    "status_change",
+    "archives",
+    "agentless",
+    "manager",
+    "a.b",
+];
+
+/// Runs a story. How many messages were accepted.
+///
+/// # Panics
+/// Something does not hold.
+pub fn verify(input: &[u8]) -> usize {
+    let mut draw = Draw::new(input);
+    let mut stage = Stage::new(&mut draw);
+    let mut steps = 0;
+    while !draw.is_done() && steps < MAX_STEPS {
+        steps += 1;
+        stage.step(&mut draw);
+    }
+    stage.accepted.len()
+}
+
+struct Stage {
+    composer: Composer,
+    keys: [KeyPair; 2],
+    /// Which of them signs.
+    key: usize,
+    reader: XKey,
+    last: BTreeMap<Stream, u64>,
+    next: u64,
+    now_ms: u64,
+    /// Everything that the node has signed.
+    said: Vec<Message>,
+    /// Of those, which are still to be delivered for the first time.
+    held: Vec<usize>,
+    verifier: Verifier,
+    looks_at_clock: bool,
+    /// Whether everything so far came in order and in time: then nothing may be refused.
+    in_order: bool,
+    accepted: BTreeSet<String>,
+}
+
+impl Stage {
+    fn new(draw: &mut Draw<'_>) -> Self {
+        let choice = draw.byte();
+        let keys = [
+            *b"the first key of the fuzzer, 32.",
+            *b"the second key of the fuzzer 32.",
+        ]
+        .map(|seed| KeyPair::new_from_raw(KeyPairType::User, seed).expect("a seed"));
+        let reader = XKey::new_from_raw([5; 32]);
+        let recipient = Recipient {
+            id: "reader".to_owned(),
+            key: reader.public_key(),
+        };
+        let encrypt = Encrypt {
+            families: vec![Family::Keepalive, Family::Status],
+        };
+        let sealer = (choice & 1 != 0).then(|| Sealer::new(&[recipient], &encrypt).expect("a good key"));
+        let looks_at_clock = choice & 2 != 0;
+        let policy = Policy {
+            pinned: [keys[0].public_key()].into(),
+            signed: true,
+            max_age_ms: looks_at_clock.then_some(3_600_000),
+            recipient: (choice & 4 != 0).then(|| XKey::new_from_raw([5; 32])),
+        };
+        Self {
+            composer: Composer {
+                prefix: if choice & 8 == 0 { "wazuh.xdr" } else { "archives" }.to_owned(),
+                node: "mgr".to_owned(),
+                source: "wazuh-manager".to_owned(),
+                version: "4.14.7".to_owned(),
+                epoch: 1,
+                history: false,
+                format: [
+                    EventFormat::Native,
+                    EventFormat::Cloudevents,
+                    EventFormat::CloudeventsStructured,
+                    EventFormat::Ocsf,
+                ][usize::from(choice >> 4 & 3)],
+                sealer: sealer.flatten(),
+                keyring: None,
+            },
+            keys,
+            key: 0,
+            reader,
+            last: BTreeMap::new(),
+            next: 1,
+            now_ms: START_MS,
+            said: Vec::new(),
+            held: Vec::new(),
+            verifier: Verifier::new(policy),
+            looks_at_clock,
+            in_order: true,
+            accepted: BTreeSet::new(),
+        }
+    }
+
+    fn step(&mut self, draw: &mut Draw<'_>) {
+        match draw.below(12) {
+            0..=3 => {
+                let event = event(draw, self.now_ms);
+                let place = self.say(&event);
+                let expected = self.in_order;
+                let accepted = self.deliver_said(place);
+                assert!(accepted || !expected, "in order and unchanged: {:?}", self.said[place]);
+            }
+            4 => {
+                // It is under way, or lost.
+                let event = event(draw, self.now_ms);
+                let place = self.say(&event);
+                self.held.push(place);
+                self.in_order = false;
+            }
+            5 => {
+                if !self.held.is_empty() {
+                    let place = self.held.swap_remove(draw.below(self.held.len().min(256)));
+                    self.deliver_said(place);
+                }
+            }
+            6 => {
+                if let Some(message) = self.some_said(draw) {
+                    self.deliver(&message);
+                }
+            }
+            7 | 8 => self.change(draw),
+            9 => self.make_up(draw),
+            10 => self.node(draw),
+            _ => {
+                self.now_ms += u64::from(draw.u16()) * 100;
+                self.in_order &= !self.looks_at_clock;
+            }
+        }
+    }
+
+    /// What happens at the node.
+    fn node(&mut self, draw: &mut Draw<'_>) {
+        match draw.below(4) {
+            0 => self.composer.epoch += 1,
+            1 => {
+                // The second key is announced by the first, and signs from now on.
+                let (kid, node) = (self.keys[1].public_key(), "mgr");
+                let record = json!({"kid": kid, "node": node, "alg": "ed25519", "not_before": START_MS, "not_after": null,
+                    "status": "active", "prev_kid": self.keys[0].public_key(), "epoch_from": self.composer.epoch});
+                let body = json!({"key": record}).to_string().into_bytes();
+                let place = self.say(&of(Kind::KeyAnnouncement, "", self.now_ms, body));
+                let heard = draw.flag() && self.deliver_said(place);
+                self.in_order &= heard;
+                self.key = 1;
+            }
+            2 => {
+                let range = json!({"spool": {"stream": Stream::ALL[draw.below(Stream::ALL.len())].name(),
+                    "from_seq": draw.byte(), "to_seq": draw.byte()}});
+                let place = self.say(&of(Kind::SpoolGap, "", self.now_ms, range.to_string().into_bytes()));
+                self.deliver_said(place);
+            }
+            // Numbers that are never used do no harm.
+            _ => self.next += u64::from(draw.byte()),
+        }
+    }
+
+    /// The node signs a message.
+    fn say(&mut self, event: &Event) -> usize {
+        let (seq, stream) = (self.next, event.kind.stream());
+        self.next += 1;
+        let prev = self.last.insert(stream, seq).unwrap_or(0);
+        let mark = Mark {
+            producer: "fuzzer".to_owned(),
+            incarnation: 1,
+            number: seq,
+        };
+        let stored = self.composer.compose(event, mark, Numbers { seq, prev }, None);
+        let message = Message {
+            subject: stored.subject,
+            headers: stored.headers,
+            body: stored.body,
+            from_stream: true,
+        };
+        self.said.push(sign(message, &self.keys[self.key]));
+        self.said.len() - 1
+    }
+
+    fn some_said(&self, draw: &mut Draw<'_>) -> Option<Message> {
+        let place = usize::from(draw.byte()).checked_rem(self.said.len())?;
+        self.said.get(place).cloned()
+    }
+
+    fn deliver_said(&mut self, place: usize) -> bool {
+        let message = self.said[place].clone();
+        self.deliver(&message)
+    }
+
+    /// Says whether it was accepted.
+    fn deliver(&mut self, message: &Message) -> bool {
+        let verdict = self.verifier.check(message, self.now_ms);
+        if verdict.fate != Fate::Accept {
+            return false;
+        }
+        let id = message.header(header::MSG_ID).unwrap_or_default().to_owned();
+        let said = self.said.iter().find(|said| said.header(header::MSG_ID) == Some(&id));
+        let said = said.expect("what is accepted has a number that the node has used");
+        assert!(
+            said.subject == message.subject && said.body == message.body,
+            "what is accepted is what was said"
+        );
+        for name in [
+            header::TYPE,
+            header::NODE,
+            header::EPOCH,
+            header::SEQUENCE,
+            header::PREVIOUS,
+            header::TIME,
+            header::SEALED,
+            header::CONTENT_TYPE,
+        ] {
+            assert_eq!(said.header(name), message.header(name), "{name} of {}", message.subject);
+        }
+        assert!(self.accepted.insert(id), "nothing is accepted twice");
+        true
+    }
+
+    /// A message with something changed on the way.
+    fn change(&mut self, draw: &mut Draw<'_>) {
+        let Some(mut message) = self.some_said(draw) else {
+            return;
+        };
+        let count = message.headers.len();
+        match draw.below(7) {
+            0 => {
+                if let Some((_, value)) = message.headers.get_mut(draw.below(count)) {
+                    *value = draw.text();
+                }
+            }
+            1 => {
+                // The value of another message.
+                let place = draw.below(count);
+                let name = message
+                    .headers
+                    .get(place)
+                    .map(|(name, _)| name.clone())
+                    .unwrap_or_default();
+                let other = self
+                    .some_said(draw)
+                    .and_then(|other| other.header(&name).map(str::to_owned));
+                if let (Some((_, value)), Some(other)) = (message.headers.get_mut(place), other) {
+                    *value = other;
+                }
+            }
+            2 => drop(message.headers.remove(draw.below(count))),
+            3 => {
+                let kind = Kind::ALL[draw.below(Kind::ALL.len())];
+                if let Some((_, value)) = message.headers.iter_mut().find(|(name, _)| name == header::TYPE) {
+                    kind.type_name().clone_into(value);
+                }
+            }
+            4 => {
+                let place = usize::from(draw.byte());
+                let length = message.body.len().max(1);
+                if let Some(byte) = message.body.get_mut(place % length) {
+                    *byte ^= draw.byte();
+                }
+            }
+            5 => message.subject = draw.text(),
+            _ => {
+                // Signed again, with a key that nobody believes.
+                let key = KeyPair::new_from_raw(KeyPairType::User, [draw.byte(); 32]).expect("a seed");
+                let added = [header::ALGORITHM, header::KEY_ID, header::SIGNATURE];
+                message.headers.retain(|(name, _)| !added.contains(&name.as_str()));
+                message = sign(message, &key);
+            }
+        }
+        self.deliver(&message);
+        // If it was no change after all, the consumer has it before its time.
+        self.in_order = false;
+    }
+
+    /// A message of the broker's own.
+    fn make_up(&mut self, draw: &mut Draw<'_>) {
+        let names = [
+            header::MSG_ID,
+            header::CONTENT_TYPE,
+            header::VERSION,
+            header::TYPE,
+            header::SUBJECT,
+            header::NODE,
+            header::EPOCH,
+            header::SEQUENCE,
+            header::PREVIOUS,
+            header::TIME,
+            header::KEY_ID,
+            header::ALGORITHM,
+            header::SIGNATURE,
+            header::SEALED,
+        ];
+        let mut headers: Vec<_> = names.map(|name| (name.to_owned(), draw.text())).into();
+        if draw.flag() {
+            headers.push((header::VERSION.to_owned(), header::CONTRACT.to_owned()));
+            headers.rotate_right(1);
+        }
+        let message = Message {
+            subject: draw.text(),
+            headers,
+            body: draw.bytes().to_vec(),
+            from_stream: draw.flag(),
+        };
+        assert!(!self.deliver(&message), "made up and believed: {message:?}");
+        let _ = (
+            self.verifier.undeclared(),
+            crate::seal::open(&self.reader, &draw.text(), draw.bytes()),
+        );
+    }
+}
+
+/// An event as a daemon would make it, as far as a consumer looks at it.
+fn event(draw: &mut Draw<'_>, now_ms: u64) -> Event {
+    let kind = Kind::ALL[draw.below(Kind::ALL.len())];
+    let kind = match kind {
+        // Copies and what the node says of itself have their own ways.
+        Kind::KeyAnnouncement | Kind::SpoolGap | Kind::DisconnectAlert => Kind::StatusChange,
+        kind => kind,
+    };
+    let about = ABOUT[draw.below(ABOUT.len())];
+    let body = json!({"event": {"agent_id": about, "agent_name": "web", "ip_address": "192.0.2.1",
+        "timestamp": now_ms / 1000, "n": draw.byte()}});
+    of(kind, about, now_ms, body.to_string().into_bytes())
+}
+
+fn of(kind: Kind, about: &str, now_ms: u64, body: Vec<u8>) -> Event {
+    Event {
+        kind,
+        alert_level: 3,
+        created_ms: now_ms,
+        subject_key: about.to_owned(),
+        headers: Vec::new(),
+        body,
+    }
+}
+
+fn sign(mut message: Message, key: &KeyPair) -> Message {
+    let by = [
+        (header::ALGORITHM, header::ED25519.to_owned()),
+        (header::KEY_ID, key.public_key()),
+    ];
+    message.headers.extend(by.map(|(name, value)| (name.to_owned(), value)));
+    let signature = Preamble::of(|name| message.header(name))
+        .map(|preamble| text(&key.sign(&preamble.signed_bytes(&message.body)).expect("signs")));
+    message
+        .headers
+        .push((header::SIGNATURE.to_owned(), signature.unwrap_or_default()));
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn good_messages_pass_through_the_harness() {
+        // Four status changes, one of them sealed and read; then the first again.
+        let tell = [0_u8, 1, 0, 0];
+        for choice in [0_u8, 1, 5, 16, 32, 48] {
+            let mut input = vec![choice];
+            input.extend(tell.repeat(4));
+            input.extend([6, 0]);
+            assert_eq!(super::verify(&input), 4, "{choice}");
+        }
+    }
+}
