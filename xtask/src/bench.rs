@@ -34,8 +34,10 @@ struct Measurement {
     name: &'static str,
     /// The daemons that are measured, with whatever the home needs.
     packages: &'static [&'static str],
-    /// The program of `muster-tests` that prints a table, and takes `--json FILE`.
+    /// The program that prints a table, and takes `--json FILE`: one of `muster-tests`, or an example.
     program: &'static str,
+    /// The package that has the program as an example.
+    example_of: Option<&'static str>,
 }
 
 const MEASUREMENTS: &[Measurement] = &[
@@ -43,11 +45,13 @@ const MEASUREMENTS: &[Measurement] = &[
         name: "remoted",
         packages: &["muster-remoted", "muster-authd", "muster-natsd", "muster-control"],
         program: "bench_remoted",
+        example_of: None,
     },
     Measurement {
         name: "authd",
         packages: &["muster-authd", "muster-remoted", "muster-natsd", "muster-control"],
         program: "bench_authd",
+        example_of: None,
     },
     Measurement {
         name: "keypoll",
@@ -60,6 +64,13 @@ const MEASUREMENTS: &[Measurement] = &[
             "muster-swarm",
         ],
         program: "bench_keypoll",
+        example_of: None,
+    },
+    Measurement {
+        name: "nats",
+        packages: &["muster-natsd"],
+        program: "bench_nats",
+        example_of: Some("muster-natsd"),
     },
 ];
 
@@ -101,14 +112,21 @@ impl Bench {
     }
 
     fn measure(&self, measurement: &Measurement) -> Result<Value> {
-        let mut build = shell::cargo(&["build", "--quiet", "--locked", "--release", "--package", "muster-tests"]);
+        let release = shell::target().join("release");
+        let mut build = shell::cargo(&["build", "--quiet", "--locked", "--release"]);
+        let folder = if let Some(package) = measurement.example_of {
+            build.args(["--package", package, "--example", measurement.program]);
+            release.join("examples")
+        } else {
+            build.args(["--package", "muster-tests"]);
+            release.clone()
+        };
         for package in measurement.packages {
             build.args(["--package", package]);
         }
         shell::run(build.arg("--bins"))?;
-        let release = shell::target().join("release");
         let figures = release.join(format!("{}.json", measurement.program));
-        let mut program = std::process::Command::new(release.join(measurement.program));
+        let mut program = std::process::Command::new(folder.join(measurement.program));
         program
             .args(&self.options)
             .arg("--json")
