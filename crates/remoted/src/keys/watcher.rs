@@ -64,7 +64,8 @@ struct Signature {
     length: u64,
 }
 
-/// What is remembered of a file's bytes: enough to see that another file begins with the same, and nothing of the keys.
+/// What is remembered of a file's bytes up to its last agent: enough to see that another file begins with the same, and
+/// nothing of the keys. Behind the agents stand the lines of removed ones; new agents come between the two.
 #[derive(Default)]
 struct Content {
     /// Keyed at random.
@@ -75,23 +76,39 @@ struct Content {
 }
 
 impl Content {
-    /// Remembers these bytes. When they begin with those of the last time, and those ended with a line: where the new
-    /// lines begin.
+    /// Remembers these bytes. When they begin with the agents of the last time: where the rest begins.
     fn take(&mut self, bytes: &[u8]) -> Option<usize> {
-        let (old, new) = bytes.split_at_checked(self.length).unwrap_or((bytes, &[]));
+        let end = end_of_agents(bytes);
+        let agents = bytes.get(..end).unwrap_or_default();
+        let (old, new) = agents.split_at_checked(self.length).unwrap_or((agents, &[]));
         let mut hasher = self.hash.build_hasher();
         hasher.write(old);
-        let grown = self.value == Some(hasher.finish()) && matches!(old.last(), None | Some(b'\n'));
-        let begin = (old.len() == self.length && grown).then_some(self.length);
+        let is_same = old.len() == self.length && self.value == Some(hasher.finish());
         hasher.write(new);
         *self = Self {
             hash: std::mem::take(&mut self.hash),
-            length: bytes.len(),
-            lines: bytes.iter().filter(|byte| **byte == b'\n').count(),
-            value: Some(hasher.finish()),
+            length: end,
+            lines: agents.iter().filter(|byte| **byte == b'\n').count(),
+            // A line without an end may be an agent, and another one once it has its end.
+            value: matches!(bytes.last(), None | Some(b'\n')).then(|| hasher.finish()),
         };
-        begin
+        is_same.then_some(old.len())
     }
+}
+
+/// The end of the last whole line that is an agent.
+fn end_of_agents(bytes: &[u8]) -> usize {
+    let end_of_line = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    let mut end = end_of_line(bytes);
+    while end > 0 {
+        let begin = end_of_line(bytes.get(..end - 1).unwrap_or_default());
+        let line = bytes.get(begin..end).unwrap_or_default();
+        if !file::parse(line).entries.is_empty() {
+            break;
+        }
+        end = begin;
+    }
+    end
 }
 
 /// The file as it was last read.
@@ -417,6 +434,9 @@ mod tests {
             &format!("001 a any k\n{long}"),
             &format!("001 a any k\n{long}500 last any k\n"),
             &format!("001 !a any k\n{long}500 last any k\n"),
+            &format!("{long}500 last any k\n001 !a any k\n"),
+            &format!("{long}500 last any k\n501 more any k\n001 !a any k\nbad\n"),
+            &format!("{long}500 last any k\n501 more any k\n502 yet-more any k\n001 !a any k\n"),
             "",
         ] {
             home.write(text);
@@ -436,9 +456,27 @@ mod tests {
         assert_eq!(content.take(b"001 a any k\n"), None);
         assert_eq!(content.take(b"001 a any k\n002 b any k\n"), Some(12));
         assert_eq!(content.take(b"001 a any k\n002 b any k\n"), Some(24));
-        assert_eq!(content.take(b"001 b any k\n002 b any k\n003 c any k"), None);
-        assert_eq!(content.take(b"001 b any k\n002 b any k\n003 c any key\n"), None);
+        assert_eq!(content.take(b"001 a any k\n002 b any k\n003 !c any k\nbad\n"), Some(24));
+        // Between the agents and the lines of removed ones.
+        assert_eq!(
+            content.take(b"001 a any k\n002 b any k\n004 d any k\n003 !c any k\n"),
+            Some(24)
+        );
+        assert_eq!(
+            content.take(b"001 a any k\n002 b any k\n004 d any k\n005 e any ke"),
+            Some(36)
+        );
+        // What was no whole line then is looked at again.
+        assert_eq!(
+            content.take(b"001 a any k\n002 b any k\n004 d any k\n005 e any key\n"),
+            None
+        );
+        assert_eq!(
+            content.take(b"001 b any k\n002 b any k\n004 d any k\n005 e any key\n"),
+            None
+        );
         assert_eq!(content.take(b"001 b any k\n"), None);
+        assert_eq!(content.take(b""), None);
     }
 
     #[test]
