@@ -46,7 +46,7 @@ pub use check::{FileFacts, check, look_on_disk};
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use internal::show_internal;
 pub use ipnet::IpNet;
-pub use load::{Input, Inputs, Loaded, OWN_CONFIG, load, parse, parse_text};
+pub use load::{Input, Inputs, Loaded, OWN_CONFIG, home_kind, load, parse, parse_text};
 pub use reader::HomeKind;
 pub use secret::{MASK, Secret};
 pub use settings::*;

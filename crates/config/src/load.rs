@@ -117,9 +117,12 @@ pub fn parse_text(text: &str) -> Result<Loaded, Diagnostics> {
     })
 }
 
-fn home_kind(home: &Path) -> HomeKind {
-    let has = |path: &str| home.join(path).is_dir();
-    if has("queue/ossec") && !has("queue/sockets") {
+/// Whose home it is, by what only one of the two has. In an OSSEC home our daemons make `queue/sockets` and `queue/db`
+/// of their own, so that these alone tell nothing; a Wazuh home may have an old `queue/ossec`.
+pub fn home_kind(home: &Path) -> HomeKind {
+    let has = |path: &str| home.join(path).exists();
+    let is_wazuh = has("queue/db/global.db") || (has("queue/sockets") && !has("queue/agent-info"));
+    if has("queue/ossec") && !is_wazuh {
         HomeKind::Ossec
     } else {
         HomeKind::Wazuh

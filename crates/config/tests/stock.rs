@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_config::{
     Connection, CryptoAccept, HomeKind, Input, Inputs, Layout, LogFormat, ManagerKeepalive, Probe, Protocols, Secrets,
-    Settings, load, parse, parse_text, show,
+    Settings, home_kind, load, parse, parse_text, show,
 };
 
 fn settings(inner: &str) -> Settings {
@@ -382,6 +382,22 @@ fn a_second_file_beside_the_stock_one_holds_what_stock_daemons_refuse() {
         "<ossec_config><remote><connection>secure</connection></remote></ossec_config>",
     );
     assert!(load(home.path(), None).unwrap().settings.remotes[0].protocols.udp);
+}
+
+#[test]
+fn home_stays_what_it_is_when_our_daemons_have_made_their_directories() {
+    let home = tempfile::tempdir().unwrap();
+    let make = |path: &str| std::fs::create_dir_all(home.path().join(path)).unwrap();
+    assert_eq!(home_kind(home.path()), HomeKind::Wazuh);
+    make("queue/ossec");
+    make("queue/agent-info");
+    assert_eq!(home_kind(home.path()), HomeKind::Ossec);
+    make("queue/sockets");
+    make("queue/db");
+    assert_eq!(home_kind(home.path()), HomeKind::Ossec, "we made these");
+    // An old directory in a Wazuh home.
+    std::fs::write(home.path().join("queue/db/global.db"), "").unwrap();
+    assert_eq!(home_kind(home.path()), HomeKind::Wazuh);
 }
 
 #[test]

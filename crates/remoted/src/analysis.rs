@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use muster_config::{Layout, WhenFull};
+use muster_config::{HomeKind, Layout, WhenFull, home_kind};
 use muster_proto::{
     local::{
         Layout as DatagramLayout,
@@ -80,12 +80,12 @@ pub struct AnalysisTarget {
 }
 
 impl AnalysisTarget {
-    /// The target in a home. With [`Layout::Auto`], the directory `queue/ossec` means OSSEC.
+    /// The target in a home. With [`Layout::Auto`], what is in it tells whose it is.
     pub fn new(home: &Path, layout: Layout) -> Self {
         let ossec = match layout {
             Layout::Ossec => true,
             Layout::Wazuh => false,
-            Layout::Auto => home.join("queue/ossec").is_dir(),
+            Layout::Auto => home_kind(home) == HomeKind::Ossec,
         };
         let (path, layout) = if ossec {
             (paths::ANALYSIS_QUEUE_OSSEC, DatagramLayout::Ossec)

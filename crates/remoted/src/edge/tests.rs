@@ -98,6 +98,8 @@ impl Setting {
         fs::write(home.path().join(paths::CLIENT_KEYS), KEYS).unwrap();
         if let Some(directory) = self.analysis {
             fs::create_dir_all(home.path().join(directory)).unwrap();
+            // What tells an OSSEC home.
+            fs::create_dir_all(home.path().join("queue/agent-info")).unwrap();
         }
         self.start_in(home)
     }
