@@ -294,21 +294,25 @@ impl Commander {
 
     async fn carry_out(&self, subject: &str, judgement: &Judgement, grant: &Grant) -> Settled {
         let verb = grant.address.verb;
+        let mut place = None;
         if changes(verb) {
+            // What is ordered is watched; and nothing is done that is not written down before.
+            match self.tickets.try_reserve() {
+                Ok(reserved) => place = Some(reserved),
+                Err(_) => return Refusal::Busy.into(),
+            }
             let line = reply::detail(subject, judgement, None);
             if !self.audit("control_granted", line, None).await.written {
                 return Refusal::NoAudit.into();
             }
         }
-        // A place for its result first: what is ordered is watched.
-        let Ok(place) = self.tickets.try_reserve() else {
-            return Refusal::Busy.into();
-        };
         let done = timeout(DEADLINE, act::carry_out(grant, &self.node)).await;
         let mut done = done.unwrap_or_else(|_| Done::failed("the daemons took too long"));
         let pending = done.pending.take();
         let mut settled = Settled::from(done);
-        if let (Some(pending), Some(agent), Some(signer)) = (pending, &grant.address.agent, &judgement.signer) {
+        if let (Some(place), Some(pending), Some(agent), Some(signer)) =
+            (place, pending, &grant.address.agent, &judgement.signer)
+        {
             let number = TICKETS.fetch_add(1, Ordering::Relaxed);
             let id = format!("{}-{}-{number}", token(&self.node), self.epoch);
             settled.ticket = Some(id.clone());
@@ -333,3 +337,6 @@ impl Commander {
         audited.ok().and_then(Result::ok).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;
