@@ -1,7 +1,7 @@
 use muster_proto::{
     agent::AgentId,
     event::{Event, Kind},
-    ipc::control::PublishedEvent,
+    ipc::control::{MaintenanceScope, PublishedEvent},
 };
 
 use super::*;
@@ -120,8 +120,16 @@ async fn strangers_may_read_and_not_change() {
     };
     let status = answer(&Daemon, Request::Status, stranger, 1000).await;
     assert!(matches!(status, Answer::One(Response::Status(_))));
-    let denied = answer(&Daemon, Request::Reload, stranger, 1000).await;
-    assert!(matches!(denied, Answer::One(Response::Denied)));
+    let scope = MaintenanceScope::All;
+    for request in [
+        Request::Reload,
+        Request::ResetCounter(AgentId::new("001")),
+        Request::MaintenanceStart { scope, seconds: 60 },
+        Request::MaintenanceStop { scope: None },
+    ] {
+        let denied = answer(&Daemon, request, stranger, 1000).await;
+        assert!(matches!(denied, Answer::One(Response::Denied)));
+    }
     let passed_on = answer(&Daemon, Request::KeysChanged, stranger, 1000).await;
     assert!(matches!(passed_on, Answer::One(Response::Unknown)));
     for uid in [0, 1000] {
