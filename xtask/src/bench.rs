@@ -153,13 +153,13 @@ fn built_bench(name: &str) -> Result<PathBuf> {
         name,
     ]);
     let messages = shell::output(build.args(["--no-run", "--message-format", "json"]))?;
-    let executables = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let is_it = message["target"]["name"] == name;
         message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
     });
     executables
-        .last()
+        .next_back()
         .context("cargo says nothing of the program that it has built")
 }
 

@@ -365,6 +365,9 @@ fn keepalives(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// Some of the times of a run.
+type Which = fn(&Latencies) -> &[f64];
+
 /// How much later other agents' messages are while one agent sends as much as it can, compared with its sending to
 /// another manager on the same machine.
 fn fairness(options: &Options, report: &mut Report) -> Result<()> {
@@ -377,7 +380,7 @@ fn fairness(options: &Options, report: &mut Report) -> Result<()> {
         drop(reader);
     }
     let flood = median(&runs.iter().map(|(_, flooded)| flooded.flood).collect::<Vec<_>>());
-    let whats: [(&str, fn(&Latencies) -> &[f64]); 2] = [
+    let whats: [(&str, Which); 2] = [
         ("events until the reader has them", |latencies| &latencies.events),
         ("keepalives until they are acknowledged", |latencies| {
             &latencies.keepalives
