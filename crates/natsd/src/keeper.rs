@@ -5,6 +5,7 @@
 //! so that what is sent twice is spooled once.
 
 mod commit;
+mod findings;
 mod own;
 mod shared;
 
@@ -23,6 +24,7 @@ use muster_service::clock;
 use serde_json::json;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
+use self::findings::Findings;
 pub(crate) use self::{
     commit::published,
     shared::{Audited, Errand, Shared},
@@ -82,6 +84,7 @@ pub(crate) struct Parts {
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
     composer: Composer,
+    findings: Findings,
     sequencer: Sequencer,
     audit: Option<Audit>,
     report: Arc<Report>,
@@ -114,6 +117,7 @@ impl Keeper {
         });
         let mut keeper = Self {
             shared: Arc::clone(&shared),
+            findings: Findings::new(parts.composer.format),
             composer: parts.composer,
             sequencer: parts.sequencer,
             audit: parts.audit,

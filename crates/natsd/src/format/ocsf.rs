@@ -30,10 +30,15 @@ const CONFIG_CHANGE: u64 = 5019;
 
 const CREATE: Activity = Activity(1, None);
 const LOG: Activity = Activity(1, None);
+const CLOSE: Activity = Activity(3, None);
 const UPDATE: Activity = Activity(3, None);
 const START: Activity = Activity(3, None);
 const STOP: Activity = Activity(4, None);
 const DELETE: Activity = Activity(4, None);
+
+/// The state of a finding.
+const NEW: u64 = 1;
+const RESOLVED: u64 = 4;
 
 /// Which class and activity each kind has. What is not listed stays in our own form.
 const ROWS: [Row; 9] = [
@@ -52,7 +57,7 @@ const ROWS: [Row; 9] = [
     Row {
         kind: Kind::DisconnectAlert,
         class: FINDING,
-        activity: |_| CREATE,
+        activity: |told| if is_back(told) { CLOSE } else { CREATE },
         fill: lost_agent,
     },
     Row {
@@ -182,6 +187,13 @@ fn lost_agent(told: &Told<'_>, out: &mut Map<String, Value>) {
         json!({"uid": uid, "title": "agent disconnected"}),
     );
     out.insert("device".to_owned(), device(told));
+    let status = if is_back(told) { RESOLVED } else { NEW };
+    out.insert("status_id".to_owned(), status.into());
+}
+
+/// The agent is there again.
+fn is_back(told: &Told<'_>) -> bool {
+    told.member["current_status"] == 0
 }
 
 fn identity(told: &Told<'_>, out: &mut Map<String, Value>) {

@@ -91,6 +91,10 @@ fn events() -> Vec<Event> {
             Reason::NeverConnected,
         ),
         lost().disconnect_alert().expect("a copy"),
+        Event {
+            kind: Kind::DisconnectAlert,
+            ..change(AgentStatus::Disconnected, AgentStatus::Active, Reason::Reconnected)
+        },
         enrollment(Kind::Enrolled, "web-01"),
         enrollment(Kind::Removed, "web-01"),
         enrollment(Kind::KeyRotated, "web-01"),
@@ -334,6 +338,9 @@ fn lost_agent_is_a_stopped_application_and_its_alert_a_finding() {
     let copy = ocsf(&lost().disconnect_alert().expect("a copy"));
     assert_eq!(copy["type_uid"], 200_401);
     assert_eq!(copy["finding_info"]["uid"], "mgr.a:001:disconnected");
+    let end = ocsf(&events()[6]);
+    assert_eq!((&end["type_uid"], &end["status_id"]), (&json!(200_403), &json!(4)));
+    assert_eq!(end["finding_info"]["uid"], copy["finding_info"]["uid"]);
     let back = ocsf(&change(
         AgentStatus::Disconnected,
         AgentStatus::Active,
@@ -349,7 +356,7 @@ fn lost_agent_is_a_stopped_application_and_its_alert_a_finding() {
 
 #[test]
 fn rule_becomes_the_analytic_of_its_finding_and_its_level_the_severity_of_its_band() {
-    let body = ocsf(&events()[10]);
+    let body = ocsf(&events()[11]);
     assert_eq!(
         body["finding_info"],
         json!({

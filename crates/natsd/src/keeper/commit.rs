@@ -162,7 +162,9 @@ impl Keeper {
 
     fn compose(&mut self, event: &Event, mark: &Mark, commit: &mut Composed) -> Result<(), SpoolError> {
         let original = self.compose_one(event, mark, None, commit)?;
-        if let Some(copy) = event.disconnect_alert() {
+        let copy = event.disconnect_alert();
+        if let Some(copy) = copy.or_else(|| self.findings.closing(event)) {
+            self.findings.note(&copy);
             self.compose_one(&copy, mark, Some(original), commit)?;
         }
         Ok(())

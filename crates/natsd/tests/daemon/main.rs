@@ -3,6 +3,7 @@
 mod audit;
 mod damage;
 mod faults;
+mod findings;
 mod names;
 mod natsd;
 mod permissions;
