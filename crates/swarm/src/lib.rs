@@ -219,7 +219,11 @@ fn shortage(needs: Needs, shares: descriptors::Shares) -> Vec<String> {
         ));
     }
     if shares.udp_sockets < needs.udp {
-        notes.push(format!("{} UDP agents share {} sockets", needs.udp, shares.udp_sockets));
+        let sockets = match shares.udp_sockets {
+            1 => "one socket".to_owned(),
+            more => format!("{more} sockets"),
+        };
+        notes.push(format!("{} UDP agents share {sockets}", needs.udp));
     }
     notes
 }
@@ -267,4 +271,22 @@ fn listen() -> mpsc::Receiver<Order> {
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_does_not_grant_is_told() {
+        let text = "[group a]\nkind = wazuh-aes-tcp\nagents = 100\n[group b]\nkind = ossec3\nagents = 50\n";
+        let scenario = scenario::file::parse("f", text).unwrap();
+        let recruits = scenario.recruits(150, scenario::Naming::ByGroup(""));
+        let needs = needs(&scenario, &recruits);
+        assert_eq!(needs.all(), 150);
+        assert_eq!(shortage(needs, needs.share(150)), Vec::<String>::new());
+        let notes = shortage(needs, needs.share(36));
+        assert!(notes[0].starts_with("only 35 of 100 TCP agents"), "{notes:?}");
+        assert_eq!(notes[1], "50 UDP agents share one socket");
+    }
 }
