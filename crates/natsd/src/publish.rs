@@ -15,6 +15,7 @@ mod lane;
 mod mirror;
 mod pace;
 mod session;
+mod told;
 
 use std::{
     io,

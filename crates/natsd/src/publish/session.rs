@@ -27,6 +27,7 @@ use super::{
     kv::Writer,
     lane::Lane,
     pace::Pace,
+    told::Told,
 };
 use crate::{keeper::chain, spool::Place};
 
@@ -89,6 +90,7 @@ pub(super) struct Session<'a> {
     round_trip: Option<(u64, Instant)>,
     sent_at: HashMap<u64, Instant>,
     pace: Pace,
+    told: Told,
     kv: Option<Writer>,
     window: usize,
 }
@@ -109,7 +111,13 @@ impl<'a> Session<'a> {
             .max(1);
         let kv = publisher.shared.roll().zip(publisher.nats.kv.as_ref());
         let kv = kv.map(|(mut roll, kv)| Writer::new(&mut roll, &kv.bucket, &inbox));
+        let mut told = Told::default();
+        if let Some(error) = publisher.report.read().last_error {
+            // The connection before ended with it.
+            told.note(&error, Instant::now());
+        }
         let mut session = Self {
+            told,
             kv,
             publisher,
             client,
@@ -272,8 +280,8 @@ impl<'a> Session<'a> {
         if text.contains(&self.publisher.nats.subject_prefix) {
             self.unproved(&text);
         }
-        if self.publisher.report.read().last_error.as_ref() != Some(&text) {
-            tracing::warn!(error = text, "NATS reports an error");
+        if let Some(passed_over) = self.told.news(&text, Instant::now()) {
+            tracing::warn!(error = text, passed_over, "NATS reports an error");
             self.publisher.shared.note("broker_error", json!({"error": text}));
         }
         self.publisher.report.change(|facts| facts.last_error = Some(text));

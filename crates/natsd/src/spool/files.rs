@@ -15,7 +15,7 @@ const SUFFIX: &str = "seg";
 /// the disk has no new length to note down with each, which waits for whatever else the file system is busy with.
 const ROOM_LEN: usize = 128 * 1024;
 /// Larger writes take no room: there are few of them.
-const SMALL_LEN: usize = 16 * 1024;
+const SMALL_LEN: usize = 4096;
 /// Events are for the daemon alone.
 const MODE: u32 = 0o640;
 
