@@ -19,6 +19,7 @@ pub const TARGETS: &[Target] = &[
     ("active_response", local::active_response),
     ("analysis", local::analysis),
     ("auth_json", local::auth_json),
+    ("command", ours::command),
     ("control", transport::control),
     ("counter", transport::counter),
     ("enrollment_answer", enrollment::answer),
@@ -34,4 +35,5 @@ pub const TARGETS: &[Target] = &[
     ("proxy", transport::proxy),
     ("remote_socket", local::remote_socket),
     ("shared", ours::shared),
+    ("wazuh_db", local::wazuh_db),
 ];

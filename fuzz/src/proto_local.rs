@@ -9,7 +9,9 @@ use muster_proto::{
         analysis::{MAX_DATAGRAM_LEN, NotForwarded, Source, parse, write_event},
         auth::{self, Answer, BadRequest, Request},
         remote::{self, Command},
+        wazuh_db::{self, Connection, Manager, Membership, StatusCode},
     },
+    transport::keepalive::Keepalive,
 };
 
 use super::draw::Draw;
@@ -114,5 +116,45 @@ pub(super) fn remote_socket(input: &[u8]) {
             assert_eq!([id.as_bytes(), b" ", text].concat(), input);
         }
         remote::Request::Nothing => {}
+    }
+}
+
+/// What remoted writes to the stock database of what an agent says, and what it reads there.
+pub(super) fn wazuh_db(input: &[u8]) {
+    if let Some(field) = input.first_chunk() {
+        assert!(wazuh_db::answer_len(*field).is_none_or(|length| length <= wazuh_db::MAX_FRAME_LEN));
+    }
+    if let wazuh_db::Answer::Ok(rows) = wazuh_db::Answer::parse(input)
+        && let Some(Membership::Groups(groups)) = Membership::parse(rows)
+    {
+        assert!(!groups.is_empty() && groups.iter().all(|group| !group.is_empty() && !group.contains(',')));
+    }
+    let text = String::from_utf8_lossy(input);
+    let keepalive = Keepalive::parse(&text);
+    let manager = Manager {
+        host: &text,
+        node: "node01",
+    };
+    for command in [
+        wazuh_db::set_first_group(1, &text),
+        wazuh_db::update_status_code(1, StatusCode::InvalidVersion, Some(&text)),
+        wazuh_db::update_agent_data(1, &keepalive.fields(), manager, true),
+        wazuh_db::update_keepalive(1, Connection::Active),
+        wazuh_db::select_agent_group(1),
+    ] {
+        assert!(
+            !command.bytes().any(|byte| byte < b' '),
+            "one command, whatever an agent says: {command:?}"
+        );
+        if let Some((front, json)) = command.split_once(" {") {
+            assert_eq!(front.split(' ').count(), 2);
+            let json = format!("{{{json}");
+            assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok_and(|value| value.is_object()));
+        }
+        if let Some(frame) = wazuh_db::frame(&command) {
+            let (header, payload) = frame.split_first_chunk().expect("a header");
+            assert_eq!(wazuh_db::answer_len(*header), Some(payload.len()));
+            assert_eq!(payload.strip_suffix(b"\0"), Some(command.as_bytes()));
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use muster_proto::{
+    command::{self, Address, Reply, TicketResult, Verb},
     event::{Event, Kind, body::complete_keepalive, header, subject},
     ipc::{
         Hello, codec,
@@ -115,5 +116,33 @@ pub(super) fn shared(input: &[u8]) {
             shared::RelativePath::new(path.to_owned()),
             shared::admit_content(content),
         );
+    }
+}
+
+/// Requests over NATS and the replies to them: subjects and bodies. The first line is a subject.
+pub(super) fn command(input: &[u8]) {
+    const PREFIX: &str = "wazuh.xdr";
+    let mut parts = input.splitn(2, |byte| *byte == b'\n');
+    let subject = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    let body = parts.next().unwrap_or_default();
+    for subject in [subject.to_string(), format!("{PREFIX}.control.{subject}")] {
+        let Ok(address) = Address::parse(PREFIX, &subject) else {
+            continue;
+        };
+        assert!(address.agent.is_some() == address.verb.is_of_an_agent());
+        assert!(Verb::from_text(address.verb.as_str()) == Some(address.verb));
+        assert_eq!(Address::parse(PREFIX, &address.subject(PREFIX)).as_ref(), Ok(&address));
+        assert!(address.subject(PREFIX) == subject, "one subject for each request");
+        assert!(takes(&command::listen(PREFIX, &address.node), &subject));
+    }
+    json::<command::Request>(body);
+    json::<Reply>(body);
+    json::<TicketResult>(body);
+}
+
+fn json<T: Serialize + DeserializeOwned + PartialEq + Debug>(body: &[u8]) {
+    if let Ok(value) = serde_json::from_slice::<T>(body) {
+        let again = serde_json::to_vec(&value).expect("what was read can be written");
+        assert_eq!(serde_json::from_slice::<T>(&again).ok(), Some(value));
     }
 }
