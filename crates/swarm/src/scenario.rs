@@ -1,6 +1,6 @@
 //! What a fleet is made of and what happens to it: from the command line, or from a file.
 //!
-//! [`file`] has the language of the files, [`words`] that of single values.
+//! [`mod@file`] has the language of the files, [`words`] that of single values.
 
 pub mod file;
 pub mod words;
