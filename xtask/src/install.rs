@@ -7,7 +7,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context, Result};
@@ -102,6 +102,16 @@ pub(crate) fn programs_and_units(destdir: &Path, profile: &str) -> Result<()> {
     place_programs_and_folders(&destdir.join("usr"), profile)
 }
 
+/// What the programs say that they were built from; nothing outside a checkout.
+fn commit() -> Option<String> {
+    let output = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()?;
+    let commit = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| commit.trim().to_owned())
+}
+
 fn build(profile: &str) -> Result<()> {
     let mut build = shell::cargo(&["build", "--locked", "--bins"]);
     if profile == "release" {
@@ -109,6 +119,9 @@ fn build(profile: &str) -> Result<()> {
     }
     for program in PROGRAMS {
         build.args(["--package", program]);
+    }
+    if let Some(commit) = commit() {
+        build.env("MUSTER_COMMIT", commit);
     }
     shell::run(&mut build)
 }

@@ -11,7 +11,7 @@ use muster_service::Common;
 
 /// enrolls agents on port 1515 and keeps their keys
 #[derive(Clone, Debug, Parser)]
-#[command(name = "muster-authd", version)]
+#[command(name = "muster-authd", version = muster_service::version::version())]
 pub struct Cli {
     /// what every daemon takes
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::daemons;
 
 /// start, stop, look into and configure a Muster manager
 #[derive(Debug, Parser)]
-#[command(name = "muster-control", version, after_long_help = EXIT_CODES)]
+#[command(name = "muster-control", version = muster_service::version::version(), after_long_help = EXIT_CODES)]
 pub struct Cli {
     /// the manager's home [default: $MUSTER_HOME, else /var/lib/muster]
     #[arg(long, short = 'D', global = true, value_name = "DIR")]

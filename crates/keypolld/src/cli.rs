@@ -8,7 +8,7 @@ use muster_service::Common;
 /// remoted asks for them; <key_request> in the <auth> block of etc/ossec.conf says which service or program knows them;
 /// muster-authd registers the agents.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "muster-keypolld", version)]
+#[command(name = "muster-keypolld", version = muster_service::version::version())]
 pub struct Cli {
     /// What every daemon takes.
     #[command(flatten)]

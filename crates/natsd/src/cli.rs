@@ -42,7 +42,7 @@ const HISTORY_BYTES: u64 = 64 * 1024 * 1024;
 /// Events are kept in a spool until NATS has acknowledged them; while NATS is away they wait there. Without a <nats>
 /// block in etc/ossec.conf events are only kept for a while, for `muster-control events`.
 #[derive(Parser)]
-#[command(name = "muster-natsd", version)]
+#[command(name = "muster-natsd", version = muster_service::version::version())]
 struct Cli {
     #[command(flatten)]
     common: Common,

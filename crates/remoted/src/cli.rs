@@ -8,7 +8,7 @@ use muster_service::Common;
 /// Agents connect to the ports of the <remote> blocks of etc/ossec.conf. Their events go to the analysis daemon's
 /// socket; whether they are there is kept in queue/db/agents.db and told to muster-natsd.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "muster-remoted", version)]
+#[command(name = "muster-remoted", version = muster_service::version::version())]
 pub struct Cli {
     /// What every daemon takes.
     #[command(flatten)]

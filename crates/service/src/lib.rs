@@ -86,6 +86,7 @@ pub mod sandbox;
 pub mod signals;
 pub mod socket;
 pub mod startup;
+pub mod version;
 
 pub use command_line::{Common, LogFormat};
 pub use run::Running;
