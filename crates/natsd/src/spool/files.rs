@@ -13,7 +13,7 @@ use super::SpoolError;
 const SUFFIX: &str = "seg";
 /// What a small write takes besides, as zeros, when it reaches the end of the file: the next ones then only overwrite, and
 /// the disk has no new length to note down with each, which waits for whatever else the file system is busy with.
-const ROOM_LEN: usize = 128 * 1024;
+const ROOM_LEN: usize = 512 * 1024;
 /// Larger writes take no room: there are few of them.
 const SMALL_LEN: usize = 4096;
 /// Events are for the daemon alone.
