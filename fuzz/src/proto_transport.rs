@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, io::Write, sync::LazyLock};
 
-use flate2::{Compression, write::ZlibEncoder};
+use flate2::{Compression, Decompress, FlushDecompress, Status, write::ZlibEncoder};
 use md5::{Digest, Md5};
 use muster_proto::{
     keys::cipher::CipherKeys,
@@ -41,20 +41,39 @@ fn message(input: &[u8], opener: &mut Opener, sealer: &mut Sealer) {
         1 => {
             // Any zlib stream, good or bad.
             if let Ok(sealed) = sealer.seal_stream(&KEYS, form, iv, draw.rest(), None) {
-                open(opener, sealed);
+                let _ = open(opener, sealed);
             }
         }
         2 => {
-            // Any text behind a right checksum.
+            // Any text behind a right checksum, packed in any way, and with a bit of that changed.
+            let (level, place, bit) = (draw.below(10), usize::from(draw.byte()), draw.byte());
             let inner = draw.rest();
             let sum = Md5::digest(inner)
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect::<String>();
-            let stream = deflate(&[sum.as_bytes(), inner].concat());
-            if let Ok(sealed) = sealer.seal_stream(&KEYS, form, iv, &stream, None) {
-                open(opener, sealed);
+            let text = [sum.as_bytes(), inner].concat();
+            let mut read = |stream: &[u8]| {
+                let sealed = sealer.seal_stream(&KEYS, form, iv, stream, None);
+                sealed.ok().map(|sealed| open(opener, sealed))
+            };
+            let expected = read(&deflate(&text, 0));
+            let mut stream = deflate(&text, level);
+            assert_eq!(read(&stream), expected, "however it is packed");
+            let length = stream.len();
+            if let Some(byte) = stream.get_mut(place % length) {
+                *byte ^= bit;
             }
+            let is_same = inflate(&stream).is_some_and(|other| other == text);
+            let outcome = read(&stream);
+            assert!(
+                if is_same {
+                    outcome == expected
+                } else {
+                    !matches!(outcome, Some(Ok(_)))
+                },
+                "zlib's word counts"
+            );
         }
         _ => {
             let counter = Counter {
@@ -83,11 +102,11 @@ fn whole_packet(opener: &mut Opener, packet: &[u8]) {
         |id| [b"!", id.as_bytes(), b"!", envelope.sealed].concat(),
     );
     assert_eq!(again, packet);
-    open(opener, envelope.sealed);
+    let _ = open(opener, envelope.sealed);
 }
 
 /// A hint changes neither counter nor payload nor failure.
-fn open(opener: &mut Opener, sealed: &[u8]) {
+fn open(opener: &mut Opener, sealed: &[u8]) -> Result<(Counter, Vec<u8>), OpenError> {
     let mut first = None;
     for hint in [None, Some(FORMS[0]), Some(FORMS[1]), Some(FORMS[2])] {
         let opened = opener.open(&KEYS, sealed, hint).map(|opened| {
@@ -104,12 +123,23 @@ fn open(opener: &mut Opener, sealed: &[u8]) {
             Err(OpenError::WrongKey | OpenError::Corrupt(_))
         ));
     }
+    first.expect("opened at least once")
 }
 
-fn deflate(text: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+fn deflate(text: &[u8], level: usize) -> Vec<u8> {
+    let level = u32::try_from(level).unwrap_or(0);
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(level));
     encoder.write_all(text).expect("a Vec takes everything");
     encoder.finish().expect("a Vec takes everything")
+}
+
+/// What a whole stream says, if zlib takes it for one.
+fn inflate(stream: &[u8]) -> Option<Vec<u8>> {
+    let mut out = vec![0; MAX_MESSAGE_LEN];
+    let mut inflate = Decompress::new(true);
+    let status = inflate.decompress(stream, &mut out, FlushDecompress::Finish);
+    out.truncate(usize::try_from(inflate.total_out()).unwrap_or(0));
+    matches!(status, Ok(Status::StreamEnd)).then_some(out)
 }
 
 /// However a stream is cut into reads, the same messages come out, and nothing announced is allocated.
