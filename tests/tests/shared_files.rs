@@ -168,8 +168,11 @@ fn every_family_gets_the_file_of_its_group() -> Result<()> {
         let copy = home.path().join(format!("etc/shared/{group}/merged.mg"));
         assert_eq!(fs::read(copy)?, file.content);
 
-        let listed = home.agent(&id)?.context("not listed")?;
-        assert_eq!(listed["group_config_status"], "not synced");
+        wait::until("the agent is listed as not in sync", SOON, || {
+            let listed = home.agent(&id)?.context("not listed")?;
+            ensure!(listed["group_config_status"] != "synced", "{listed}");
+            Ok((listed["group_config_status"] == "not synced").then_some(()))
+        })?;
         agent.send(&keepalive_with(&agent, &file.sum))?;
         until_synced(&home, &id, &[group])?;
         agent.listen_for(Duration::from_millis(100))?;
