@@ -16,6 +16,7 @@
 //! what a failure is called follows the stock order of checks exactly, since the answer to a wrong key (ask the key
 //! source, close) is another than to a corrupt message (close).
 
+mod inflate;
 mod open;
 mod seal;
 #[cfg(test)]

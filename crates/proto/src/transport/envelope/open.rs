@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::{
     super::{MAX_MESSAGE_LEN, counter::Counter},
     AES_IV, AES_TOKEN, BLOWFISH_IV, CHECKSUM_LEN, CryptoForm, INNER_HEADER_LEN, MIN_MESSAGE_LEN,
+    inflate::{Inflate, MAX_STREAM_LEN},
 };
 use crate::keys::cipher::{CipherKeys, md5_hex};
 
@@ -89,6 +90,7 @@ pub struct Opener {
     clear: Box<[u8]>,
     inflated: Box<[u8]>,
     inflate: Decompress,
+    inflate_short: Inflate,
 }
 
 impl Opener {
@@ -98,6 +100,7 @@ impl Opener {
             clear: vec![0; MAX_MESSAGE_LEN].into(),
             inflated: vec![0; MAX_MESSAGE_LEN].into(),
             inflate: Decompress::new(true),
+            inflate_short: Inflate::new(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Opener {
 
         let scratch = &mut Inflater {
             inflate: &mut self.inflate,
+            inflate_short: &mut self.inflate_short,
             inflated: &mut self.inflated,
         };
         if hint == Some(CryptoForm::OssecAes)
@@ -177,6 +181,7 @@ impl Opener {
             .map_err(|_| OpenError::WrongKey)?;
         let (counter, len) = Inflater {
             inflate: &mut self.inflate,
+            inflate_short: &mut self.inflate_short,
             inflated: &mut self.inflated,
         }
         .read(clear)?;
@@ -194,6 +199,7 @@ impl Default for Opener {
 /// The part of an [`Opener`] behind the cipher, so that the clear text can stay borrowed from the other.
 struct Inflater<'o> {
     inflate: &'o mut Decompress,
+    inflate_short: &'o mut Inflate,
     inflated: &'o mut [u8],
 }
 
@@ -215,6 +221,11 @@ impl Inflater<'_> {
     }
 
     fn inflate(&mut self, stream: &[u8]) -> Result<usize, CorruptKind> {
+        if stream.len() <= MAX_STREAM_LEN
+            && let Some(len) = self.inflate_short.inflate(stream, self.inflated)
+        {
+            return Ok(len);
+        }
         self.inflate.reset(true);
         match self.inflate.decompress(stream, self.inflated, FlushDecompress::Finish) {
             Ok(Status::StreamEnd) => usize::try_from(self.inflate.total_out()).map_err(|_| CorruptKind::Inflate),

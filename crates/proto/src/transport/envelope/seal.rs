@@ -275,7 +275,7 @@ fn padding_len(stream_len: usize) -> usize {
 }
 
 /// The checksum at the end of a zlib stream (RFC 1950).
-fn adler32(data: &[u8]) -> u32 {
+pub(super) fn adler32(data: &[u8]) -> u32 {
     const BASE: u32 = 65_521;
     // The most bytes for which the sums stay within 32 bits.
     const RUN: usize = 5552;
