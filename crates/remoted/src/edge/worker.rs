@@ -246,10 +246,12 @@ impl Worker {
         }
         if let Ownership::Overtakes(owner) = ownership {
             self.tallies.count(Tally::ConnectionsOvertaken);
-            debug!(agent_id = %slot.id, peer = %origin.peer(), "agent came back on another connection: the old one is closed");
-            // After a long silence it is the agent itself that came back.
+            // After a long silence it is the agent itself that came back. Two who fight for a key are told of elsewhere.
             if rules.key_conflict == KeyConflict::Newest {
+                debug!(agent_id = %slot.id, peer = %origin.peer(), "newer connection: the old one is closed");
                 tell_intruder(&self.news, slot, origin, Kept::Newest, now);
+            } else {
+                info!(agent_id = %slot.id, peer = %origin.peer(), reason = "overtaken", "agent's connection ended");
             }
             slot.unbind(owner);
             close_elsewhere(&self.common, self.index, &self.outgoing, owner);

@@ -182,7 +182,7 @@ fn flood_of_junk_costs_the_others_nothing_but_time() {
                 // The next burst when this one is being worked on: a flood is what the daemon has to bear, not what the
                 // machine can make.
                 while flood.goes_on() && refused() == before {
-                    std::thread::yield_now();
+                    std::thread::park_timeout(Duration::from_millis(1));
                 }
             }
         });
@@ -197,7 +197,7 @@ fn flood_of_junk_costs_the_others_nothing_but_time() {
             let before = refused();
             is_well(&mut bystander);
             while refused() == before {
-                std::thread::yield_now();
+                std::thread::park_timeout(Duration::from_millis(1));
             }
         }
     });
