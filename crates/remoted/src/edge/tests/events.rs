@@ -128,7 +128,10 @@ fn order_is_kept_and_nothing_is_lost_when_the_reader_is_slower_than_the_agent() 
         });
         for number in 0..EVENTS {
             let text = receive_text(&analysis);
-            assert!(text.starts_with(&format!("1:[001] (dyn) any->a:{number} ")), "{number} is expected: {text:.40}");
+            assert!(
+                text.starts_with(&format!("1:[001] (dyn) any->a:{number} ")),
+                "{number} is expected: {text:.40}"
+            );
         }
     });
     // The reader may have the last ones before the worker has counted them.
