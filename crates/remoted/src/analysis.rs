@@ -185,9 +185,7 @@ impl Analysis {
         let source = slot.source(self.target.layout);
         let mut written = Ok(());
         let write = |out: &mut Vec<u8>| written = write_event(out, source, payload);
-        if let Some(mark) = self.backlog.push(talker, slot.mark(), write) {
-            slot.set_mark(mark);
-        }
+        slot.set_mark(self.backlog.push(talker, slot.mark(), write));
         match written {
             Ok(()) => {
                 self.valve.level(self.backlog.bytes(), now);

@@ -1,19 +1,25 @@
 //! Two queues on one way: what agents bring that bring little goes before what the others bring, so that one agent that
 //! floods does not make all others late.
 //!
-//! **Invariant:** one agent's events keep their order: as long as one of them waits in the slow lane, all that come
-//! behind it go there too. And the slow lane moves whatever comes in the quick one.
+//! **Invariant:** one agent's events keep their order. As long as one of them waits in the slow lane, all that come
+//! behind it go there too; and one that takes the slow lane while others of its agent wait in the quick one does not
+//! leave before them. And the slow lane moves whatever comes in the quick one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::{backlog::Backlog, valve::Talker};
 
 /// Of datagrams sent at once, so many are of the slow lane if it has them: one in four.
 const SLOW_SHARE: usize = 4;
-/// Bits of a [`Mark`] for a place in a lane.
-const PLACE_BITS: u32 = 48;
+/// Bits of a [`Mark`] for a place in a lane, counted from one; above them one for the lane, then the lanes' number.
+const PLACE_BITS: u32 = 47;
+const SLOW_BIT: u64 = 1 << PLACE_BITS;
+const PLACES: u64 = SLOW_BIT - 1;
 
-/// Behind which event in a slow lane an agent's next one must stay: which lanes, and which place. Zero: none.
+/// Where an agent's last event went: which lanes, which of the two, which place. Zero: nowhere yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark(pub(crate) u64);
 
@@ -22,28 +28,42 @@ pub(super) struct Lanes {
     number: u64,
     quick: Backlog,
     slow: Backlog,
+    gates: VecDeque<Gate>,
+}
+
+/// An event of the slow lane that leaves only behind one of the quick lane. Both places grow from gate to gate.
+struct Gate {
+    slow: u64,
+    quick: u64,
 }
 
 impl Lanes {
     pub(super) fn new() -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         Self {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed) << PLACE_BITS,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed) << (PLACE_BITS + 1),
             quick: Backlog::default(),
             slow: Backlog::default(),
+            gates: VecDeque::new(),
         }
     }
 
-    /// Takes an event of an agent whose events so far left this mark; a new mark comes back when it takes the slow lane.
-    pub(super) fn push(&mut self, talker: Talker, mark: Mark, write: impl FnOnce(&mut Vec<u8>)) -> Option<Mark> {
-        let is_elsewhere = mark.0 >> PLACE_BITS != self.number >> PLACE_BITS;
-        let has_gone = is_elsewhere || mark.0 - self.number <= self.slow.popped();
-        if talker == Talker::Quiet && has_gone {
+    /// Takes an event of an agent whose last one left this mark; the new mark comes back.
+    pub(super) fn push(&mut self, talker: Talker, mark: Mark, write: impl FnOnce(&mut Vec<u8>)) -> Mark {
+        let is_here = mark.0 & !(SLOW_BIT | PLACES) == self.number;
+        let (went_slow, place) = (mark.0 & SLOW_BIT != 0, mark.0 & PLACES);
+        let waits_in_slow = is_here && went_slow && place > self.slow.popped();
+        if talker == Talker::Quiet && !waits_in_slow {
             self.quick.push(write);
-            return None;
+            return Mark(self.number | last_place(&self.quick));
         }
         self.slow.push(write);
-        Some(Mark(self.number + self.slow.popped() + self.slow.len() as u64))
+        let slow = last_place(&self.slow);
+        let waits_in_quick = is_here && !went_slow && place > self.quick.popped();
+        if waits_in_quick && self.gates.back().is_none_or(|gate| gate.quick < place) {
+            self.gates.push_back(Gate { slow, quick: place });
+        }
+        Mark(self.number | SLOW_BIT | slow)
     }
 
     /// The datagrams to be sent next, at most so many; [`Lanes::pop`] takes them in the same order.
@@ -58,12 +78,25 @@ impl Lanes {
         let quick = quick.min(count);
         self.quick.pop(quick);
         self.slow.pop(count - quick);
+        while self.gates.front().is_some_and(|gate| gate.quick <= self.quick.popped()) {
+            self.gates.pop_front();
+        }
     }
 
     fn shares(&self, most: usize) -> (usize, usize) {
         let slow = self.slow.len().min(most / SLOW_SHARE);
         let quick = self.quick.len().min(most - slow);
-        (quick, self.slow.len().min(most - quick))
+        let slow = self.slow.len().min(most - quick).min(self.open(quick));
+        (quick, slow)
+    }
+
+    /// How many of the slow lane may leave behind so many of the quick one.
+    fn open(&self, quick: usize) -> usize {
+        let gone = self.quick.popped() + quick as u64;
+        let shut = self.gates.iter().find(|gate| gate.quick > gone);
+        shut.map_or(usize::MAX, |gate| {
+            usize::try_from(gate.slow.saturating_sub(self.slow.popped() + 1)).unwrap_or(usize::MAX)
+        })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -80,6 +113,11 @@ impl Lanes {
     }
 }
 
+/// The place of the event that came last.
+fn last_place(lane: &Backlog) -> u64 {
+    lane.popped() + lane.len() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -87,9 +125,7 @@ mod tests {
     use super::*;
 
     fn put(lanes: &mut Lanes, talker: Talker, mark: &mut Mark, byte: u8) {
-        if let Some(new) = lanes.push(talker, *mark, |out| out.push(byte)) {
-            *mark = new;
-        }
+        *mark = lanes.push(talker, *mark, |out| out.push(byte));
     }
 
     fn all(lanes: &mut Lanes) -> Vec<u8> {
@@ -129,13 +165,27 @@ mod tests {
     fn mark_of_another_worker_binds_nobody() {
         let (mut other, mut lanes, mut mark) = (Lanes::new(), Lanes::new(), Mark::default());
         put(&mut other, Talker::Loud, &mut mark, 1);
-        assert_eq!(lanes.push(Talker::Quiet, mark, |out| out.push(2)), None);
+        put(&mut lanes, Talker::Loud, &mut Mark::default(), 2);
+        put(&mut lanes, Talker::Quiet, &mut mark, 3);
+        assert_eq!(all(&mut lanes), [3, 2]);
+    }
+
+    #[test]
+    fn who_turns_loud_does_not_overtake_what_it_brought_before() {
+        let (mut lanes, mut mark) = (Lanes::new(), Mark::default());
+        for byte in 0..20 {
+            put(&mut lanes, Talker::Quiet, &mut mark, byte);
+        }
+        for byte in 20..40 {
+            put(&mut lanes, Talker::Loud, &mut mark, byte);
+        }
+        assert_eq!(all(&mut lanes), (0..40).collect::<Vec<u8>>());
     }
 
     proptest! {
         #[test]
         fn order_of_each_agent_is_kept(
-            steps in proptest::collection::vec((0_usize..3, any::<bool>(), 0_usize..6), 1..200),
+            steps in proptest::collection::vec((0_usize..3, any::<bool>(), 0_usize..3), 1..200),
         ) {
             let (mut lanes, mut marks, mut sent) = (Lanes::new(), [Mark::default(); 3], Vec::new());
             let mut numbers = [0_u8; 3];
@@ -143,9 +193,7 @@ mod tests {
                 let talker = if is_loud { Talker::Loud } else { Talker::Quiet };
                 let text = [agent as u8, numbers[agent]];
                 numbers[agent] = numbers[agent].wrapping_add(1);
-                if let Some(mark) = lanes.push(talker, marks[agent], |out| out.extend_from_slice(&text)) {
-                    marks[agent] = mark;
-                }
+                marks[agent] = lanes.push(talker, marks[agent], |out| out.extend_from_slice(&text));
                 let taken: Vec<Vec<u8>> = lanes.next(4).take(pops).map(<[u8]>::to_vec).collect();
                 lanes.pop(taken.len(), 4);
                 sent.extend(taken);
