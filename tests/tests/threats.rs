@@ -200,8 +200,7 @@ fn a_second_place_with_the_same_key_is_refused_and_the_first_goes_on() -> Result
     owner.event("1:/var/log/right:arrives")?;
     analysis.expect_count("arrives", 1, SOON)?;
     assert_eq!(analysis.texts_with("must not arrive"), Vec::<String>::new());
-    let listed = home.agent("001")?.context("agent 001 is listed")?;
-    assert_eq!(listed["status"], "active");
+    home.wait_for_status("001", "active", SOON)?;
     Ok(())
 }
 
