@@ -17,6 +17,8 @@ const MAX_TABLE_BITS: u32 = 9;
 const TABLE_LEN: usize = 1 << MAX_TABLE_BITS;
 const LITERALS: usize = 288;
 const DISTANCES: usize = 32;
+/// More a stream may not announce.
+const MAX_LITERALS: usize = 286;
 const END_OF_BLOCK: u16 = 256;
 /// The order in which the lengths of the code of code lengths come.
 const ORDER: [u8; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
@@ -114,7 +116,8 @@ impl Inflate {
     pub(super) fn inflate(&mut self, stream: &[u8], out: &mut [u8]) -> Option<usize> {
         let (header, deflated) = stream.split_first_chunk::<2>()?;
         let [method, flags] = *header;
-        let is_deflate = method & 0x0f == 8 && method >> 4 <= 7 && flags & 0x20 == 0;
+        // Deflate with a window larger than any stream here; with a smaller one zlib refuses some distances.
+        let is_deflate = method == 0x78 && flags & 0x20 == 0;
         if !is_deflate || u16::from_be_bytes(*header) % 31 != 0 {
             return None;
         }
@@ -147,6 +150,9 @@ impl Inflate {
         let literals = usize::try_from(bits.take(5)?).ok()?.checked_add(257)?;
         let distances = usize::try_from(bits.take(5)?).ok()?.checked_add(1)?;
         let used = usize::try_from(bits.take(4)?).ok()?.checked_add(4)?;
+        if literals > MAX_LITERALS || distances > DISTANCE.len() {
+            return None;
+        }
         let mut lengths = [0_u8; 19];
         for place in ORDER.iter().take(used) {
             *lengths.get_mut(usize::from(*place))? = u8::try_from(bits.take(3)?).ok()?;
@@ -239,7 +245,8 @@ impl Code {
                 longest = u32::try_from(length).ok()?;
             }
         }
-        let is_single = lengths.iter().filter(|length| **length > 0).count() == 1;
+        // As in zlib: a code that leaves something over has one symbol, of one bit, and is not that of code lengths.
+        let is_single = longest == 1 && lengths.len() != ORDER.len();
         if left != 0 && !is_single {
             return None;
         }
@@ -407,6 +414,26 @@ mod tests {
             let stream = deflated(text.as_bytes(), 9);
             assert_eq!(by_us(&stream, 4096).as_deref(), Some(text.as_bytes()));
         }
+    }
+
+    #[test]
+    fn what_zlib_refuses_for_its_form_is_left_to_it() {
+        let mut stream = deflated(b"0123456789 0123456789 0123456789", 9);
+        assert!(by_us(&stream, 500).is_some());
+        stream[..2].copy_from_slice(&[0x58, 0x85]);
+        assert_eq!(by_us(&stream, 500), None, "a window of 8 KiB");
+        let (mut literals, mut code) = ([0; LITERALS], Code::new());
+        literals[7] = 3;
+        assert_eq!(code.build(&literals), None, "one symbol of three bits");
+        literals[7] = 1;
+        assert_eq!(code.build(&literals), Some(()), "one symbol of one bit");
+        let mut lengths = [0; ORDER.len()];
+        lengths[7] = 1;
+        assert_eq!(
+            code.build(&lengths),
+            None,
+            "a code of code lengths that leaves something over"
+        );
     }
 
     #[test]
