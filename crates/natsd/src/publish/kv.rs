@@ -26,6 +26,8 @@ const MAX_AGENTS: usize = 200_000;
 const KEEPALIVE_INTERVAL_MS: u64 = 60 * 1000;
 /// A write that is not answered by then counts as lost.
 const ANSWER_MS: u64 = 10 * 1000;
+/// The status of an agent that authd knows no more.
+const REMOVED: &str = "removed";
 
 /// What the bucket says of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -94,14 +96,24 @@ impl Roll {
             return;
         }
         let told = &body[member];
+        let time = told["timestamp"].as_u64().unwrap_or(0);
         let entry = self.agents.entry(id.clone()).or_default();
+        // authd's events and remoted's come in no common order: an agent may have been heard before it is told to be
+        // enrolled, and may lose its connection after it was removed.
+        let late = match event.kind {
+            Kind::Enrolled => !entry.status.is_empty() && entry.status != REMOVED,
+            Kind::StatusChange => entry.status == REMOVED && time <= entry.since,
+            _ => false,
+        };
+        if late {
+            return;
+        }
         let text = |name: &str| told[name].as_str().map(str::to_owned);
         entry.agent_id.clone_from(id);
         entry.manager_node.clone_from(&self.node);
         (entry.epoch, entry.seq) = (self.epoch, seq);
         entry.agent_name = text("agent_name").unwrap_or_else(|| entry.agent_name.clone());
         entry.ip_address = text("ip_address").unwrap_or_else(|| entry.ip_address.clone());
-        let time = told["timestamp"].as_u64().unwrap_or(0);
         match event.kind {
             Kind::StatusChange => {
                 let status = told["current_status"].as_u64().and_then(|code| u8::try_from(code).ok());
@@ -113,7 +125,10 @@ impl Roll {
                 entry.since = time;
             }
             Kind::Keepalive => entry.last_keepalive = time,
-            Kind::Removed => entry.status = "removed".to_owned(),
+            Kind::Removed => {
+                REMOVED.clone_into(&mut entry.status);
+                entry.since = time;
+            }
             _ => {
                 let groups = told["groups"].as_array().into_iter().flatten();
                 entry.groups = groups.filter_map(|group| group.as_str().map(str::to_owned)).collect();
@@ -271,7 +286,7 @@ impl Writer {
 mod tests {
     use muster_proto::{
         agent::{AgentId, Reason},
-        event::body::{Keepalive, KeepaliveType, StatusChange},
+        event::body::{Enrollment, Keepalive, KeepaliveType, StatusChange},
     };
 
     use super::*;
@@ -302,6 +317,27 @@ mod tests {
             interval: 60,
         }
         .into_event(timestamp * 1000)
+    }
+
+    fn enrollment(action: &'static str, timestamp: u64) -> Event {
+        let kind = if action == "removed" {
+            Kind::Removed
+        } else {
+            Kind::Enrolled
+        };
+        Enrollment {
+            agent_id: &AgentId::new("001"),
+            agent_name: "web-01",
+            ip_address: "any",
+            timestamp,
+            action,
+            reason: "",
+            replaced_agent_id: None,
+            method: "tls",
+            groups: &[],
+            manager_node: "n",
+        }
+        .into_event(kind, timestamp * 1000)
     }
 
     fn info(since: u64, status: AgentStatus) -> AgentInfo {
@@ -351,6 +387,25 @@ mod tests {
             (&value["status"], &value["since"], &value["seq"]),
             (&"disconnected".into(), &200.into(), &7.into())
         );
+    }
+
+    #[test]
+    fn enrollment_and_status_may_be_told_in_either_order() {
+        let mut roll = Roll::new("n", 1);
+        roll.note(&change(AgentStatus::Active, 100), 1);
+        roll.note(&enrollment("enrolled", 100), 2);
+        let value = written(&mut roll, 1_000_000);
+        assert_eq!(
+            (&value["status"], &value["ip_address"]),
+            (&"active".into(), &"192.0.2.1".into())
+        );
+        roll.note(&enrollment("removed", 200), 3);
+        roll.note(&change(AgentStatus::Disconnected, 200), 4);
+        assert_eq!(written(&mut roll, 2_000_000)["status"], "removed");
+        roll.note(&enrollment("enrolled", 300), 5);
+        assert_eq!(written(&mut roll, 3_000_000)["status"], "never_connected");
+        roll.note(&change(AgentStatus::Active, 300), 6);
+        assert_eq!(written(&mut roll, 4_000_000)["status"], "active");
     }
 
     #[test]
