@@ -58,6 +58,9 @@ pub struct Published {
     pub body: String,
 }
 
+/// Names another server to test against than the one that is installed.
+const OTHER_SERVER: &str = "MUSTER_TEST_NATS_SERVER";
+
 /// Messages that a test has not looked at; beyond them the subscriber waits.
 const MAX_WAITING: usize = 4096;
 
@@ -264,8 +267,11 @@ impl Drop for Nats {
     }
 }
 
-/// The server's program: on the path, where Debian puts it, or unpacked below `target/tools`.
+/// The server's program: the one that is named, or on the path, where Debian puts it, or unpacked below `target/tools`.
 fn program() -> Result<PathBuf> {
+    if let Some(other) = env::var_os(OTHER_SERVER) {
+        return Ok(other.into());
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
     folders.push("/usr/sbin".into());

@@ -51,7 +51,7 @@ enum Task {
     /// build a release and install it, with units, man pages and completions
     Install(install::Install),
     /// fetch the servers that the tests need from Debian's packages, below target/, without starting them
-    Tools,
+    Tools(tools::Tools),
 }
 
 fn main() -> ExitCode {
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         Task::Man(man) => man.run(),
         Task::Completions => manual::completions(),
         Task::Install(install) => install.run(),
-        Task::Tools => tools::fetch_missing().map(|()| ExitCode::SUCCESS),
+        Task::Tools(tools) => tools.run(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

