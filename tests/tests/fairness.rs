@@ -19,7 +19,7 @@ use muster_tests::{
 };
 
 /// An ack waits for nobody, whatever the machine is doing.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(8);
 /// Agents beside the one that floods.
 const QUIET: usize = 10;
 

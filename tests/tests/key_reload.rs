@@ -33,7 +33,8 @@ fn a_new_key_is_usable_at_once_and_others_do_not_notice() -> Result<()> {
         Agent::new(key, Family::WazuhAes, Carrier::Tcp, home.port()).hello_until_heard(SOON)?;
         let waited = enrolled.elapsed();
         ensure!(
-            waited < Duration::from_secs(2),
+            // Looking at the file every ten seconds would take longer for one of twenty.
+            waited < Duration::from_secs(8),
             "key {number} was usable after {waited:?}"
         );
     }

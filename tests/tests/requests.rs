@@ -113,9 +113,8 @@ fn who_does_not_answer_over_tcp_is_given_up_as_recorded() -> Result<()> {
     for _ in 0..4 {
         agent.send(format!("#!-req {number} ack").as_bytes())?;
     }
-    let (text, after) = answered(&answer)?;
+    let (text, _) = answered(&answer)?;
     assert_eq!(text.as_deref(), Some(&b"err Maximum attempts exceeded"[..]));
-    assert!(after < Duration::from_secs(3), "{after:?}");
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use muster_tests::{
 };
 
 /// An ack must not wait for the event path.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(8);
 
 fn burst(agent: &mut Agent, count: usize) -> Result<()> {
     let padding = "x".repeat(400);

@@ -144,7 +144,7 @@ fn flood_of_lines_costs_no_agent_its_acknowledgement() -> Result<()> {
     }
     let begun = std::time::Instant::now();
     agent.keepalive()?;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     stage.analysis.resume();
     stage
         .analysis

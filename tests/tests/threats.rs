@@ -24,7 +24,7 @@ use muster_tests::{
 };
 
 /// An ack must not wait for what others do.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(8);
 /// More than a daemon may grow by while somebody is at it.
 const MAX_GROWTH_KIB: u64 = 64 * 1024;
 

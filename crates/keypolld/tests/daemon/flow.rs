@@ -162,7 +162,7 @@ fn a_silent_service_is_given_up_after_the_timeout() {
     let began = Instant::now();
     home.ask("id:001");
     home.wait_for("keypoll_timed_out_total", 1);
-    assert!((Duration::from_secs(1)..Duration::from_secs(5)).contains(&began.elapsed()));
+    assert!((Duration::from_secs(1)..Duration::from_secs(9)).contains(&began.elapsed()));
 }
 
 #[test]
