@@ -95,7 +95,8 @@ fn test() -> Result<()> {
         tools::directory().join("usr/sbin"),
         tools::directory().join("usr/bin"),
     ]);
-    let mut command = shell::cargo(&["test", "--quiet", "--locked", "--workspace"]);
+    // Whoever reads the output of a run somewhere else wants to know all that failed there.
+    let mut command = shell::cargo(&["test", "--quiet", "--locked", "--workspace", "--no-fail-fast"]);
     command.env("PATH", env::join_paths(folders)?);
     shell::run(&mut command)
 }
