@@ -127,6 +127,8 @@ pub const EVENT_SOURCE: &str = "wazuh-manager";
 pub const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 /// The signing key's seed.
 pub const SIGNING_KEY: &str = "etc/nats/signing.nk";
+/// How long consumers have to hear of a new signing key before it signs.
+pub const KEY_OVERLAP: Duration = Duration::from_secs(10 * 60);
 /// Events on their way at once.
 pub const PUBLISH_WINDOW: u32 = 256;
 /// An acknowledgement takes milliseconds; a cluster that elects a leader takes seconds.

@@ -271,6 +271,8 @@ fn rows() -> Vec<Row> {
         ("nats/message_signing", BOOL.0, BOOL.1),
         ("nats/audit_logging", BOOL.0, BOOL.1),
         ("nats/signing_key", PATH.0, PATH.1),
+        ("nats/trust_key", &[NKEY], &[XKEY, "U", ""]),
+        ("nats/key_overlap", &["5s", "10m", "1w"], &["0", "8d", ""]),
         ("nats/recipient", &[XKEY], &[NKEY, "X", "xcmv", ""]),
         ("nats/recipient@id", &["xdr-1", "soc"], &["a b", "a,b", "a:b", ""]),
         (

@@ -6,10 +6,12 @@
 //! * [`body`]: the JSON of each kind.
 //! * [`subject`]: where each kind is published.
 //! * [`header`]: what natsd writes on each message.
+//! * [`key`]: the keys that sign.
 //! * [`preamble`]: what its signature covers.
 
 pub mod body;
 pub mod header;
+pub mod key;
 pub mod preamble;
 pub mod subject;
 

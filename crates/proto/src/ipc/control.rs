@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::{AgentId, AgentStatus, Reason},
-    event::Event,
+    event::{Event, key::KeyRecord},
 };
 
 /// A question or an order. Grows at the end only.
@@ -85,6 +85,8 @@ pub enum Request {
         /// Which one; all without.
         scope: Option<MaintenanceScope>,
     },
+    /// natsd: the keys that events are signed with. Answer: [`Response::NatsKeys`] or [`Response::Failed`].
+    NatsKeys,
 }
 
 /// The most agents of one [`Request::SetGroups`].
@@ -112,6 +114,7 @@ impl Request {
         matches!(
             self,
             Self::Status
+                | Self::NatsKeys
                 | Self::Agents { .. }
                 | Self::Agent(_)
                 | Self::Liveness(_)
@@ -166,6 +169,19 @@ pub enum Response {
     NatsTest(Box<NatsReport>),
     /// Maintenance windows, oldest first.
     Maintenance(Vec<MaintenanceWindow>),
+    /// Signing keys, oldest first.
+    NatsKeys(Vec<SigningKey>),
+}
+
+/// A signing key, as natsd knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigningKey {
+    /// As it is announced.
+    pub record: KeyRecord,
+    /// Whether it signs now.
+    pub in_force: bool,
+    /// Unix milliseconds from which it signs; nothing while it waits for the trust key.
+    pub signs_from: Option<u64>,
 }
 
 /// Whose absence a maintenance window expects.

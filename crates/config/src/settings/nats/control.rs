@@ -115,6 +115,15 @@ impl Block for Control {
     }
 }
 
+/// The public half of a key that signs.
+pub(super) fn user_key() -> Special<String> {
+    Special {
+        accepts: "a public nkey of a user: 56 characters that begin with U",
+        read: |text| public_key(text, 'U').into(),
+        write: |key: &String| Some(key.clone()),
+    }
+}
+
 impl Block for ControlKey {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
         walk.attribute(Origin::Own, Need::Required, "id", name(), &mut self.id);
@@ -125,12 +134,7 @@ impl Block for ControlKey {
         ]);
         walk.attribute(Origin::Own, Need::Required, "roles", roles, &mut self.roles);
         walk.attribute(Origin::Own, Need::Optional, "rate", rate(), &mut self.rate);
-        let key = Special {
-            accepts: "a public nkey of a user: 56 characters that begin with U",
-            read: |text| public_key(text, 'U').into(),
-            write: |key: &String| Some(key.clone()),
-        };
-        walk.text(key, &mut self.key);
+        walk.text(user_key(), &mut self.key);
     }
 }
 

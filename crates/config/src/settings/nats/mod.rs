@@ -51,6 +51,11 @@ pub struct Nats {
     pub audit_logging: bool,
     /// The signing key's seed file.
     pub signing_key: PathBuf,
+    /// The public half of the key that vouches for signing keys, and whose seed lies elsewhere.
+    pub trust_key: Option<String>,
+    /// How long a new signing key is announced before it signs.
+    #[serde(serialize_with = "crate::json::seconds")]
+    pub key_overlap: Duration,
     /// Who can open sealed bodies.
     pub recipients: Vec<Recipient>,
     /// Which families are sealed.
@@ -96,6 +101,8 @@ impl Default for Nats {
             message_signing: false,
             audit_logging: false,
             signing_key: limits::SIGNING_KEY.into(),
+            trust_key: None,
+            key_overlap: limits::KEY_OVERLAP,
             recipients: Vec::new(),
             encrypt: Encrypt::default(),
             publish: Publish::default(),

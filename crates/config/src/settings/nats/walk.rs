@@ -2,6 +2,7 @@
 
 use super::{
     Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Publish, PublishMode, Recipient, Spool, SpoolFsync,
+    control::user_key,
 };
 use crate::{
     kind::{Reading, Special, bytes, maybe, number, path, secret, span, text, word, words, yes_no},
@@ -44,6 +45,8 @@ impl Block for Nats {
         walk.own("message_signing", yes_no(), &mut self.message_signing);
         walk.own("audit_logging", yes_no(), &mut self.audit_logging);
         walk.own("signing_key", path(), &mut self.signing_key);
+        walk.own("trust_key", maybe(user_key()), &mut self.trust_key);
+        walk.own("key_overlap", span(1, 7 * DAY), &mut self.key_overlap);
         walk.blocks(Origin::Own, "recipient", &mut self.recipients);
         walk.block(Origin::Own, "encrypt", &mut self.encrypt);
         walk.block(Origin::Own, "publish", &mut self.publish);
@@ -109,6 +112,9 @@ impl Nats {
         }
         if self.recipients.len() > MAX_RECIPIENTS {
             walk.error("recipient", &format!("there are more than {MAX_RECIPIENTS} recipients"));
+        }
+        if !self.message_signing && self.trust_key.is_some() {
+            walk.warning("trust_key", "it vouches for no key, since <message_signing> is no");
         }
         if !self.encrypt_messages && !self.recipients.is_empty() {
             walk.warning("recipient", "nothing is sealed, since <encrypt_messages> is no");
