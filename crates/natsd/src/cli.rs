@@ -21,7 +21,7 @@ use crate::{
     control::Control,
     intake,
     keeper::{Keeper, Parts},
-    keys::{self, Begun, Keyring},
+    keys::{self, Begun, Keyring, Rules},
     message::Composer,
     provision,
     publish::{Publisher, kv::Roll},
@@ -145,7 +145,14 @@ async fn start(
         Begun::Start
     };
     let (keyring, first) = if nats.enabled && nats.message_signing {
-        let opened = Keyring::open(&nats.signing_key, &directory, &node, epoch, begun, now_ms);
+        let rules = Rules {
+            node: node.clone(),
+            epoch,
+            begun,
+            trust_key: nats.trust_key.clone(),
+            overlap_ms: u64::try_from(nats.key_overlap.as_millis()).unwrap_or(u64::MAX),
+        };
+        let opened = Keyring::open(&nats.signing_key, &directory, rules, now_ms);
         let (keyring, first) = opened.context("opening the signing key")?;
         (Some(keyring), first)
     } else {
@@ -184,6 +191,7 @@ async fn start(
         Hearing::Off
     };
     let report = Arc::new(Report::new(link, hearing));
+    report.tell_keys(composer.keyring.as_ref());
     let doorkeeper = if hears {
         Some(Doorkeeper::new(nats, &node).context("etc/ossec.conf")?)
     } else {

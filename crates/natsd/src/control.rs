@@ -153,6 +153,7 @@ impl Handler for Control {
         match request {
             Request::FollowEvents { backlog } => self.follow(backlog.min(MAX_BACKLOG)),
             Request::NatsTest => self.test().await.into(),
+            Request::NatsKeys => Response::NatsKeys(self.report.read().keys).into(),
             _ => Response::Unknown.into(),
         }
     }

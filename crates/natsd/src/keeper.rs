@@ -132,8 +132,9 @@ impl Keeper {
             received_before: 0,
         };
         if !keeper.composer.history {
-            keeper.begin_epoch(&parts.recovered.gaps);
+            // Who reads in order knows the key and the epoch before anything is signed with it.
             keeper.own.extend(parts.first);
+            keeper.begin_epoch(&parts.recovered.gaps);
         }
         (keeper, shared, sender)
     }

@@ -1,165 +1,43 @@
 //! The signing keys of this node: which one signs now, which comes next, which are over.
 //!
-//! The seed file has a line for each key, oldest first: its seed, or `revoked <public key> <unix seconds>`. A key that
-//! appears in the file is announced at once, signed with the one before it, and signs itself after [`OVERLAP_MS`], so
-//! that consumers know it by then. What became of each key is kept beside the spool and told on `manager.keys`.
+//! The seed file has a line for each key, oldest first: its seed; `revoked <public key> <unix seconds> [<since>]`; and
+//! `signed <announcement>` for what the trust key has signed. A key that appears in the file is announced at once, signed
+//! with the one before it, and signs itself after the overlap, so that consumers know it by then. What became of each key
+//! is kept beside the spool and told on `manager.keys`.
+//!
+//! With a trust key, a new key waits until that one has vouched for it, and a revocation is told only when the trust key
+//! has signed it. Only if there is no other key to sign with, one signs for which nobody vouches, and the status says so.
 
-use std::{fs, io, path::Path};
+mod file;
+mod state;
 
-use muster_proto::event::{
-    Event, Kind,
-    body::{manager_event, wrapped},
+use std::path::{Path, PathBuf};
+
+pub use muster_proto::event::key::{CoSignature, KeyRecord, KeyStatus};
+use muster_proto::{
+    event::{
+        Event, Kind,
+        body::{manager_event, wrapped},
+        header,
+    },
+    ipc::control::SigningKey,
 };
-use nkeys::{KeyPair, KeyPairType};
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-use zeroize::Zeroizing;
+use serde::Serialize;
 
+pub use self::file::{KeyError, KeyFile, Revoked, create_if_missing};
+use self::state::Kept;
 use crate::{
-    signature::Signer,
+    signature::{self, Signer},
     spool::{SpoolError, slots::Slots},
 };
 
-/// How long a new key is announced before it signs.
-pub(crate) const OVERLAP_MS: u64 = 10 * 60 * 1000;
 /// Keys that are remembered. The file beside the spool holds no more; older ones are in the stream.
-const MAX_RECORDS: usize = 12;
+const MAX_RECORDS: usize = 10;
+const _: () = assert!(MAX_RECORDS > file::MAX_SEEDS, "a key with a seed is never forgotten");
 const STATE: &str = "keys.state";
+const ALGORITHM: &str = header::ED25519;
 const KEY_CHANGE_LEVEL: u8 = 3;
 const REVOKED_LEVEL: u8 = 12;
-
-/// Why there is no key to sign with.
-#[derive(Debug, Error)]
-pub enum KeyError {
-    /// The file.
-    #[error("cannot read the signing key {path}")]
-    Read {
-        /// Which.
-        path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A line of it.
-    #[error("{path}:{line}: neither the seed of an nkey of type U (SU…) nor `revoked <key> <unix seconds>`")]
-    Line {
-        /// Which file.
-        path: String,
-        /// Which line.
-        line: usize,
-    },
-    /// Nothing in it.
-    #[error("{path} holds no key that may sign; `muster-control nats key new` makes one")]
-    None {
-        /// Which file.
-        path: String,
-    },
-    /// The record beside the spool.
-    #[error("cannot keep the record of signing keys")]
-    State(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// What became of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyStatus {
-    /// It signs, or will.
-    Active,
-    /// It signs no more; what it has signed is still good.
-    Retired,
-    /// Nothing that it signed since `revoked_at` may be believed.
-    Revoked,
-}
-
-/// A key as it is announced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyRecord {
-    /// The public nkey.
-    pub kid: String,
-    /// Whose it is.
-    pub node: String,
-    /// `ed25519`.
-    pub alg: String,
-    /// Unix milliseconds from which it signs.
-    pub not_before: u64,
-    /// Unix milliseconds until which it signed.
-    pub not_after: Option<u64>,
-    /// What became of it.
-    pub status: KeyStatus,
-    /// The key before it.
-    pub prev_kid: Option<String>,
-    /// The epoch in which it was announced.
-    pub epoch_from: u64,
-    /// Unix seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked_at: Option<u64>,
-}
-
-/// The keys that a seed file holds.
-pub struct KeyFile {
-    keys: Vec<KeyPair>,
-    revoked: Vec<(String, u64)>,
-}
-
-impl std::fmt::Debug for KeyFile {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("KeyFile")
-            .field("keys", &self.public())
-            .finish_non_exhaustive()
-    }
-}
-
-impl KeyFile {
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// When it cannot be read, or a line makes no sense.
-    pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let name = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|source| KeyError::Read {
-            path: name.clone(),
-            source,
-        })?;
-        Self::parse(&Zeroizing::new(text), &name)
-    }
-
-    fn parse(text: &str, name: &str) -> Result<Self, KeyError> {
-        let (mut keys, mut revoked) = (Vec::new(), Vec::new());
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            let bad = || KeyError::Line {
-                path: name.to_owned(),
-                line: number + 1,
-            };
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            if let Some(rest) = line.strip_prefix("revoked ") {
-                let (key, at) = rest.split_once(' ').ok_or_else(bad)?;
-                crate::signature::public_key(key).ok_or_else(bad)?;
-                revoked.push((key.to_owned(), at.trim().parse().map_err(|_| bad())?));
-            } else {
-                let key = KeyPair::from_seed(line).map_err(|_| bad())?;
-                if key.key_pair_type() != KeyPairType::User {
-                    return Err(bad());
-                }
-                keys.push(key);
-            }
-        }
-        Ok(Self { keys, revoked })
-    }
-
-    /// The public halves, oldest first.
-    pub fn public(&self) -> Vec<String> {
-        self.keys.iter().map(KeyPair::public_key).collect()
-    }
-
-    /// Which are revoked, and since when.
-    pub fn revoked(&self) -> &[(String, u64)] {
-        &self.revoked
-    }
-}
 
 /// How an epoch has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,11 +48,28 @@ pub(crate) enum Begun {
     StateLost,
 }
 
-impl Begun {
-    fn reason(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::StateLost => "state_lost",
+/// Whose keys they are, and how they change.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) node: String,
+    pub(crate) epoch: u64,
+    pub(crate) begun: Begun,
+    /// The public half of the key that vouches for ours.
+    pub(crate) trust_key: Option<String>,
+    /// How long a new key is announced before it signs.
+    pub(crate) overlap_ms: u64,
+}
+
+#[cfg(any(test, feature = "__fuzzing"))]
+impl Rules {
+    /// No trust key, and no waiting.
+    pub(crate) fn plain(node: &str, epoch: u64) -> Self {
+        Self {
+            node: node.to_owned(),
+            epoch,
+            begun: Begun::Start,
+            trust_key: None,
+            overlap_ms: 0,
         }
     }
 }
@@ -182,14 +77,16 @@ impl Begun {
 /// Signs.
 pub(crate) struct Keyring {
     file: KeyFile,
-    path: String,
+    path: PathBuf,
     slots: Slots,
-    records: Vec<KeyRecord>,
-    node: String,
-    epoch: u64,
+    /// Oldest first.
+    keys: Vec<Kept>,
+    rules: Rules,
     /// The public half of the signing key.
     active: String,
     signer: Option<Signer>,
+    /// What is on the disk.
+    written: Vec<u8>,
 }
 
 impl std::fmt::Debug for Keyring {
@@ -206,129 +103,258 @@ impl Keyring {
     pub(crate) fn open(
         file: &Path,
         directory: &Path,
-        node: &str,
-        epoch: u64,
-        begun: Begun,
+        rules: Rules,
         now_ms: u64,
     ) -> Result<(Self, Vec<Event>), KeyError> {
-        let path = file.display().to_string();
-        let file = KeyFile::read(file)?;
-        let (slots, content) = Slots::open(&directory.join(STATE)).map_err(state)?;
-        let records: Vec<KeyRecord> = content
-            .and_then(|content| serde_json::from_slice(&content).ok())
-            .unwrap_or_default();
+        let (slots, content) = Slots::open(&directory.join(STATE)).map_err(failed)?;
+        let written = content.unwrap_or_default();
         let mut ring = Self {
-            file,
-            path,
+            file: KeyFile::read(file)?,
+            path: file.to_owned(),
             slots,
-            // Another node's keys, in a home that was copied, say nothing here.
-            records: records.into_iter().filter(|record| record.node == node).collect(),
-            node: node.to_owned(),
-            epoch,
+            keys: state::read(&written, &rules.node),
+            rules,
             active: String::new(),
             signer: None,
+            written,
         };
-        let mut events = ring.settle(now_ms)?;
-        if events.is_empty() || begun == Begun::StateLost {
-            let record = ring.records.iter().find(|record| record.kid == ring.active);
-            events.extend(record.map(|record| announcement(record, begun.reason(), now_ms)));
+        let mut news = ring.change(now_ms)?;
+        let begun = match ring.rules.begun {
+            Begun::Start => "start",
+            Begun::StateLost => "state_lost",
+        };
+        // Each epoch is announced with its key, and that first of all.
+        if ring.rules.begun == Begun::StateLost || news.first().is_none_or(|(kid, _)| *kid != ring.active) {
+            news.insert(0, (ring.active.clone(), begun));
         }
+        let events = ring.announcements(news, now_ms);
         Ok((ring, events))
     }
 
     /// Reads the seed file again.
     pub(crate) fn reload(&mut self, now_ms: u64) -> Result<Vec<Event>, KeyError> {
-        let file = KeyFile::read(Path::new(&self.path))?;
-        let before = std::mem::replace(&mut self.file, file);
-        self.settle(now_ms).inspect_err(|_| self.file = before)
+        let file = KeyFile::read(&self.path)?;
+        let before = (std::mem::replace(&mut self.file, file), self.keys.clone());
+        match self.change(now_ms) {
+            Ok(news) => Ok(self.announcements(news, now_ms)),
+            Err(error) => {
+                (self.file, self.keys) = before;
+                Err(error)
+            }
+        }
     }
 
     /// Puts the right key to work. Gives the announcements of what changed.
     pub(crate) fn settle(&mut self, now_ms: u64) -> Result<Vec<Event>, KeyError> {
-        let mut news = Vec::new();
-        for (kid, at) in &self.file.revoked {
-            if let Some(record) = self.records.iter_mut().find(|record| record.kid == *kid)
-                && record.status != KeyStatus::Revoked
-            {
-                record.status = KeyStatus::Revoked;
-                record.revoked_at = Some(*at);
-                record.not_after = Some(record.not_after.unwrap_or(now_ms).min(now_ms));
-                news.push((kid.clone(), "revoked"));
+        let before = self.keys.clone();
+        match self.change(now_ms) {
+            Ok(news) => Ok(self.announcements(news, now_ms)),
+            Err(error) => {
+                self.keys = before;
+                Err(error)
             }
         }
-        let revoked = |kid: &str| self.file.revoked.iter().any(|(revoked, _)| revoked == kid);
-        let kids: Vec<_> = self.file.public().into_iter().filter(|kid| !revoked(kid)).collect();
-        // The seed of an active key that is gone cannot announce its successor.
-        let has_active = self.records.iter().any(|record| {
-            record.status == KeyStatus::Active && record.not_before <= now_ms && kids.contains(&record.kid)
-        });
-        let mut first = !has_active;
-        for kid in &kids {
-            if self.records.iter().any(|record| record.kid == *kid) {
+    }
+
+    /// What has changed, and what is to be announced of it.
+    fn change(&mut self, now_ms: u64) -> Result<Vec<(String, &'static str)>, KeyError> {
+        self.take_in(now_ms);
+        self.revoke(now_ms);
+        self.take_over_signatures(now_ms);
+        let (active, hurried) = self.choose(now_ms)?;
+        self.plan(now_ms);
+        for place in 0..active {
+            let key = &mut self.keys[place];
+            if key.record.status == KeyStatus::Active {
+                key.record.status = KeyStatus::Retired;
+                key.record.not_after = Some(now_ms);
+            }
+        }
+        let kid = self.keys[active].record.kid.clone();
+        let news = self.news(&kid, hurried);
+        self.forget_the_oldest();
+        let bytes = state::write(&self.rules.node, &self.keys);
+        if bytes != self.written {
+            self.slots.write(&bytes).map_err(failed)?;
+            self.written = bytes;
+        }
+        if self.active != kid || self.signer.is_none() {
+            self.signer = self.file.pair(&kid).and_then(Signer::new);
+            self.active = kid;
+        }
+        Ok(news)
+    }
+
+    /// Seeds that are new get a record, which the key before them signs.
+    fn take_in(&mut self, now_ms: u64) {
+        for kid in self.file.public() {
+            if self.keys.iter().any(|key| key.record.kid == kid) || self.is_revoked_in_file(&kid) {
                 continue;
             }
-            let previous = self
-                .records
-                .iter()
-                .rev()
-                .find(|record| record.status == KeyStatus::Active);
-            let record = KeyRecord {
-                kid: kid.clone(),
-                node: self.node.clone(),
-                alg: muster_proto::event::header::ED25519.to_owned(),
-                not_before: if first { now_ms } else { now_ms + OVERLAP_MS },
+            let introduces = |key: &&Kept| self.may_sign(key) && !self.is_revoked_in_file(&key.record.kid);
+            let previous = self.keys.iter().rev().find(introduces);
+            let mut record = KeyRecord {
+                kid,
+                node: self.rules.node.clone(),
+                alg: ALGORITHM.to_owned(),
+                not_before: now_ms,
                 not_after: None,
                 status: KeyStatus::Active,
-                prev_kid: previous.map(|record| record.kid.clone()),
-                epoch_from: self.epoch,
+                prev_kid: previous.map(|key| key.record.kid.clone()),
+                epoch_from: self.rules.epoch,
                 revoked_at: None,
+                compromised_since: None,
+                prev_sig: None,
+                trust: None,
+                revocation: None,
             };
-            first = false;
-            news.push((kid.clone(), if previous.is_some() { "rotation" } else { "new" }));
-            self.records.push(record);
+            let pair = record.prev_kid.as_ref().and_then(|kid| self.file.pair(kid));
+            record.prev_sig = pair
+                .zip(record.introduction())
+                .and_then(|(pair, text)| pair.sign(text.as_bytes()).ok())
+                .map(|signature| signature::text(&signature));
+            self.keys.push(Kept {
+                record,
+                signs_from: None,
+                told: None,
+            });
         }
-        let active = self.records.iter().rev().find(|record| {
-            record.status == KeyStatus::Active && record.not_before <= now_ms && kids.contains(&record.kid)
-        });
-        let active = match active.or_else(|| self.records.iter().rev().find(|record| kids.contains(&record.kid))) {
-            Some(record) => record.kid.clone(),
-            None => {
-                return Err(KeyError::None {
-                    path: self.path.clone(),
-                });
+    }
+
+    fn is_revoked_in_file(&self, kid: &str) -> bool {
+        self.file.revoked.iter().any(|revoked| revoked.kid == kid)
+    }
+
+    /// What the file says of revoked keys.
+    fn revoke(&mut self, now_ms: u64) {
+        for Revoked { kid, at, since } in &self.file.revoked {
+            if let Some(key) = self.keys.iter_mut().find(|key| key.record.kid == *kid) {
+                let record = &mut key.record;
+                record.not_after = Some(record.not_after.unwrap_or(now_ms).min(now_ms));
+                record.status = KeyStatus::Revoked;
+                (record.revoked_at, record.compromised_since) = (Some(*at), Some(*since));
             }
+        }
+    }
+
+    /// What the trust key has signed, as far as it is about our keys.
+    fn take_over_signatures(&mut self, now_ms: u64) {
+        for key in &mut self.keys {
+            (key.record.trust, key.record.revocation) = (None, None);
+        }
+        let Some(trusted) = &self.rules.trust_key else { return };
+        for signed in &self.file.signed {
+            let key = self.keys.iter_mut().find(|key| key.record.kid == signed.kid);
+            let Some(key) = key.filter(|key| key.record.node == signed.node) else {
+                continue;
+            };
+            let record = &mut key.record;
+            if record.trust.is_none() && signature::vouches(trusted, signed.trust.as_ref(), signed.introduction()) {
+                // The record beside the spool may have been lost since.
+                record.alg.clone_from(&signed.alg);
+                record.prev_kid.clone_from(&signed.prev_kid);
+                record.prev_sig.clone_from(&signed.prev_sig);
+                (record.not_before, record.epoch_from) = (signed.not_before, signed.epoch_from);
+                record.trust.clone_from(&signed.trust);
+            }
+            if signature::vouches(trusted, signed.revocation.as_ref(), signed.revocation()) {
+                record.not_after = Some(record.not_after.unwrap_or(now_ms).min(now_ms));
+                record.status = KeyStatus::Revoked;
+                (record.revoked_at, record.compromised_since) = (signed.revoked_at, signed.compromised_since);
+                record.revocation.clone_from(&signed.revocation);
+            }
+        }
+    }
+
+    /// Whether it is one of those that can be chosen, when its time has come.
+    fn may_sign(&self, key: &Kept) -> bool {
+        key.record.status == KeyStatus::Active && self.file.pair(&key.record.kid).is_some()
+    }
+
+    fn is_vouched_for(&self, key: &Kept) -> bool {
+        self.rules.trust_key.is_none() || key.record.trust.is_some()
+    }
+
+    /// The place of the key that signs, and whether it does so before its time since there is no other.
+    fn choose(&mut self, now_ms: u64) -> Result<(usize, bool), KeyError> {
+        let newest = |wanted: &dyn Fn(&Kept) -> bool| {
+            let wanted = |key: &Kept| self.may_sign(key) && wanted(key);
+            self.keys.iter().rposition(wanted)
         };
-        if let Some(record) = self.records.iter_mut().find(|record| record.kid == active)
-            && record.not_before > now_ms
-        {
-            // The one before it is gone: there is nobody to wait for.
-            record.not_before = now_ms;
-            // First of all: what follows is signed with it.
-            news.insert(0, (active.clone(), "in_force"));
+        let due = |key: &Kept| key.is_due(now_ms);
+        let vouched = |key: &Kept| self.is_vouched_for(key);
+        if let Some(place) = newest(&|key| due(key) && vouched(key)).or_else(|| newest(&due)) {
+            return Ok((place, false));
         }
-        for record in &mut self.records {
-            if record.status == KeyStatus::Active && record.kid != active && record.not_before <= now_ms {
-                record.status = KeyStatus::Retired;
-                record.not_after = Some(now_ms);
-                news.push((record.kid.clone(), "retired"));
+        let place = newest(&vouched).or_else(|| newest(&|_| true));
+        let place = place.ok_or_else(|| KeyError::None {
+            path: self.path.display().to_string(),
+        })?;
+        self.keys[place].signs_from = Some(now_ms);
+        Ok((place, true))
+    }
+
+    /// When the keys that wait will sign.
+    fn plan(&mut self, now_ms: u64) {
+        for place in 0..self.keys.len() {
+            let key = &self.keys[place];
+            if key.signs_from.is_none() && self.may_sign(key) && self.is_vouched_for(key) {
+                self.keys[place].signs_from = Some(now_ms.saturating_add(self.rules.overlap_ms));
             }
         }
-        if self.active != active || self.signer.is_none() {
-            let key = self.file.keys.iter().find(|key| key.public_key() == active);
-            self.signer = key.and_then(Signer::new);
-            self.active = active;
+    }
+
+    /// What has not yet been announced, and why it is: first what is about the key that signs the announcements.
+    fn news(&mut self, active: &str, hurried: bool) -> Vec<(String, &'static str)> {
+        let trusts = self.rules.trust_key.is_some();
+        let mut news = Vec::new();
+        for key in &mut self.keys {
+            let (record, now) = (&key.record, key.news());
+            let is_active = record.kid == active;
+            let is_for_all = match record.status {
+                KeyStatus::Active => !trusts || is_active || record.trust.is_some(),
+                KeyStatus::Retired => !trusts || key.told.is_some(),
+                KeyStatus::Revoked => !trusts || record.revocation.is_some(),
+            };
+            let before = key.told.unwrap_or_default();
+            let reason = match key.told {
+                _ if !is_for_all || key.told == Some(now) => (is_active && hurried).then_some("in_force"),
+                None if record.status == KeyStatus::Active && record.prev_kid.is_none() => Some("new"),
+                None if record.status == KeyStatus::Active => Some("rotation"),
+                _ if record.status == KeyStatus::Revoked => Some("revoked"),
+                _ if now & 3 != before & 3 => Some("retired"),
+                _ if now > before => Some("co_signed"),
+                // The trust key is another one: there is nothing good to tell.
+                _ => None,
+            };
+            if is_for_all {
+                key.told = Some(now);
+            }
+            if let Some(reason) = reason {
+                let place = if is_active { 0 } else { news.len() };
+                news.insert(place, (record.kid.clone(), reason));
+            }
         }
-        if !news.is_empty() {
-            let surplus = self.records.len().saturating_sub(MAX_RECORDS);
-            self.records.drain(..surplus);
-            let bytes = serde_json::to_vec(&self.records).map_err(|error| KeyError::State(Box::new(error)))?;
-            self.slots.write(&bytes).map_err(state)?;
+        news
+    }
+
+    /// Keys without a seed go first; there are always enough of them.
+    fn forget_the_oldest(&mut self) {
+        while self.keys.len() > MAX_RECORDS {
+            let oldest = self
+                .keys
+                .iter()
+                .position(|key| self.file.pair(&key.record.kid).is_none());
+            self.keys.remove(oldest.unwrap_or(0));
         }
+    }
+
+    fn announcements(&self, news: Vec<(String, &'static str)>, now_ms: u64) -> Vec<Event> {
         let events = news.into_iter().filter_map(|(kid, reason)| {
-            let record = self.records.iter().find(|record| record.kid == kid)?;
-            Some(announcement(record, reason, now_ms))
+            let key = self.keys.iter().find(|key| key.record.kid == kid)?;
+            Some(announcement(&key.record, reason, now_ms))
         });
-        Ok(events.collect())
+        events.collect()
     }
 
     /// The public half of the key that signs.
@@ -343,9 +369,45 @@ impl Keyring {
             .as_ref()
             .map_or_else(String::new, |signer| signer.sign(bytes))
     }
+
+    /// All keys that are remembered, for those who may ask.
+    pub(crate) fn describe(&self) -> Vec<SigningKey> {
+        let describe = |key: &Kept| SigningKey {
+            record: key.record.clone(),
+            in_force: key.record.kid == self.active,
+            signs_from: key.signs_from,
+        };
+        self.keys.iter().map(describe).collect()
+    }
+
+    /// What the trust key has not signed and should, in words.
+    pub(crate) fn unvouched(&self) -> Vec<String> {
+        if self.rules.trust_key.is_none() {
+            return Vec::new();
+        }
+        let said = self.keys.iter().filter_map(|key| {
+            let KeyRecord { kid, status, .. } = &key.record;
+            Some(match status {
+                KeyStatus::Active if key.record.trust.is_some() => return None,
+                KeyStatus::Active if *kid == self.active => format!(
+                    "the trust key has not signed {kid}, which signs the events: who pins the trust key refuses them \
+                     (muster-control nats key statement)"
+                ),
+                KeyStatus::Active => format!(
+                    "the new signing key {kid} waits for the trust key's signature (muster-control nats key statement)"
+                ),
+                KeyStatus::Revoked if key.record.revocation.is_none() => format!(
+                    "the trust key has not signed that {kid} is revoked: nobody else knows it (muster-control nats key \
+                     statement)"
+                ),
+                KeyStatus::Revoked | KeyStatus::Retired => return None,
+            })
+        });
+        said.collect()
+    }
 }
 
-fn state(error: SpoolError) -> KeyError {
+fn failed(error: SpoolError) -> KeyError {
     KeyError::State(Box::new(error))
 }
 
@@ -366,111 +428,5 @@ fn announcement(record: &KeyRecord, reason: &str, now_ms: u64) -> Event {
     manager_event(Kind::KeyAnnouncement, "", now_ms, level, body)
 }
 
-/// Makes a seed file with one new key, readable for the owner and the group, if there is none. Whether it did.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn create_if_missing(path: &Path) -> io::Result<bool> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    if let Some(parent) = path.parent() {
-        let mut builder = fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o750).create(parent)?;
-    }
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(path);
-    let mut file = match file {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let seed = KeyPair::new_user().seed().map_err(io::Error::other)?;
-    file.write_all(Zeroizing::new(format!("{seed}\n")).as_bytes())?;
-    file.sync_all()?;
-    Ok(true)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn write(path: &Path, lines: &[String]) {
-        fs::write(path, lines.join("\n")).expect("writes");
-    }
-
-    fn reasons(events: &[Event]) -> Vec<String> {
-        let reason = |event: &Event| {
-            let body: serde_json::Value = serde_json::from_slice(&event.body).expect("JSON");
-            body["key"]["reason"].as_str().expect("a reason").to_owned()
-        };
-        events.iter().map(reason).collect()
-    }
-
-    #[test]
-    fn new_key_is_announced_by_the_old_one_and_signs_after_the_overlap() {
-        let home = tempfile::tempdir().expect("directory");
-        let file = home.path().join("signing.nk");
-        let (one, two) = (KeyPair::new_user(), KeyPair::new_user());
-        let seeds = [one.seed().expect("seed"), two.seed().expect("seed")];
-        write(&file, &seeds[..1]);
-        let (mut ring, events) = Keyring::open(&file, home.path(), "n", 1, Begun::Start, 1000).expect("opens");
-        assert_eq!(reasons(&events), ["new"]);
-        assert_eq!(ring.key_id(), one.public_key());
-        write(&file, &seeds);
-        assert_eq!(reasons(&ring.reload(2000).expect("reloads")), ["rotation"]);
-        assert_eq!(ring.key_id(), one.public_key());
-        assert_eq!(ring.settle(2000 + OVERLAP_MS - 1).expect("settles"), []);
-        drop(ring);
-        let (ring, events) = Keyring::open(&file, home.path(), "n", 2, Begun::Start, 3000).expect("opens");
-        assert_eq!(reasons(&events), ["start"]);
-        drop(ring);
-        let (mut ring, events) = Keyring::open(&file, home.path(), "n", 3, Begun::StateLost, 3000).expect("opens");
-        assert_eq!(reasons(&events), ["state_lost"]);
-        assert_eq!(ring.key_id(), one.public_key(), "across a restart too");
-        assert_eq!(reasons(&ring.settle(2000 + OVERLAP_MS).expect("settles")), ["retired"]);
-        assert_eq!(ring.key_id(), two.public_key());
-        let key = crate::signature::public_key(ring.key_id()).expect("a key");
-        assert!(crate::signature::verifies(&key, b"x", &ring.sign(b"x")));
-    }
-
-    #[test]
-    fn revoked_key_never_signs_again_and_its_successor_signs_at_once() {
-        let home = tempfile::tempdir().expect("directory");
-        let file = home.path().join("signing.nk");
-        let (one, two) = (KeyPair::new_user(), KeyPair::new_user());
-        write(&file, &[one.seed().expect("seed")]);
-        let (mut ring, _) = Keyring::open(&file, home.path(), "n", 1, Begun::Start, 1000).expect("opens");
-        let revoked = format!("revoked {} 1", one.public_key());
-        write(
-            &file,
-            &[one.seed().expect("seed"), two.seed().expect("seed"), revoked.clone()],
-        );
-        assert_eq!(reasons(&ring.reload(2000).expect("reloads")), ["revoked", "new"]);
-        assert_eq!(ring.key_id(), two.public_key());
-        write(&file, &[one.seed().expect("seed"), revoked]);
-        assert!(ring.reload(3000).is_err(), "nothing is left that may sign");
-        assert_eq!(ring.key_id(), two.public_key(), "and the old state is in force");
-    }
-
-    #[test]
-    fn bad_line_is_named_by_its_number() {
-        let account = KeyPair::new_account().seed().expect("seed");
-        for text in ["x", "revoked U 1", "revoked x", account.as_str()] {
-            let error = KeyFile::parse(&format!("# a\n{text}"), "f").expect_err("is bad");
-            assert!(error.to_string().starts_with("f:2:"), "{error}");
-        }
-    }
-
-    #[test]
-    fn missing_file_is_made_with_one_key_and_kept() {
-        let home = tempfile::tempdir().expect("directory");
-        let file = home.path().join("etc/nats/signing.nk");
-        assert!(create_if_missing(&file).expect("makes it"));
-        let keys = KeyFile::read(&file).expect("reads").public();
-        assert_eq!(keys.len(), 1);
-        assert!(!create_if_missing(&file).expect("is there"));
-        assert_eq!(KeyFile::read(&file).expect("reads").public(), keys);
-    }
-}
+mod tests;

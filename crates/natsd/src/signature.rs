@@ -7,6 +7,7 @@
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, VerifyingKey};
+use muster_proto::event::key::CoSignature;
 pub use muster_proto::event::preamble::Preamble;
 use zeroize::Zeroizing;
 
@@ -24,6 +25,15 @@ pub fn verifies(key: &VerifyingKey, signed: &[u8], signature: &str) -> bool {
     bytes
         .and_then(|bytes| Signature::from_slice(&bytes).ok())
         .is_some_and(|signature| key.verify_strict(signed, &signature).is_ok())
+}
+
+/// Whether this is that key's signature under the text, if there are both.
+pub(crate) fn vouches(trusted: &str, by: Option<&CoSignature>, text: Option<String>) -> bool {
+    let key = by.filter(|by| by.kid == trusted).and_then(|by| public_key(&by.kid));
+    match (key, by, text) {
+        (Some(key), Some(by), Some(text)) => verifies(&key, text.as_bytes(), &by.sig),
+        _ => false,
+    }
 }
 
 /// A signature as text.

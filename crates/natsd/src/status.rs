@@ -5,6 +5,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use muster_proto::ipc::control::SigningKey;
+
+use crate::keys::Keyring;
+
 muster_service::counters! {
     /// What went through since the start.
     pub(crate) struct Counters {
@@ -111,6 +115,10 @@ pub(crate) struct Facts {
     pub(crate) hearing: Hearing,
     /// A stream that takes requests, and so answers them in our place.
     pub(crate) captured: Option<String>,
+    /// The signing keys.
+    pub(crate) keys: Vec<SigningKey>,
+    /// What the trust key should have signed, in words.
+    pub(crate) unvouched: Vec<String>,
 }
 
 impl Report {
@@ -127,6 +135,8 @@ impl Report {
             claim: Claim::Unfenced,
             hearing,
             captured: None,
+            keys: Vec::new(),
+            unvouched: Vec::new(),
         };
         Self {
             inner: Mutex::new(facts),
@@ -136,7 +146,7 @@ impl Report {
     /// What is worse than it should be, in words.
     pub(crate) fn degraded(&self) -> Vec<String> {
         let facts = self.read();
-        let mut degraded = Vec::new();
+        let mut degraded = facts.unvouched.clone();
         if let Link::Down(why) = &facts.link {
             let failures = facts.failures;
             degraded.push(format!(
@@ -165,6 +175,13 @@ impl Report {
             }
         }
         degraded
+    }
+
+    /// What became of the signing keys.
+    pub(crate) fn tell_keys(&self, keyring: Option<&Keyring>) {
+        if let Some(keyring) = keyring {
+            self.change(|facts| (facts.keys, facts.unvouched) = (keyring.describe(), keyring.unvouched()));
+        }
     }
 
     pub(crate) fn read(&self) -> Facts {

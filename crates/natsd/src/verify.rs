@@ -11,25 +11,26 @@
 //! assert!(matches!(verifier.check(&message, 0).fate, Fate::Refuse { .. }));
 //! ```
 
+mod announcements;
 pub mod command;
+mod keys;
+mod single;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_proto::{
-    agent::AgentStatus,
-    event::{
-        Kind, Stream, header,
-        subject::{self, token},
-    },
-};
+use muster_proto::event::{Kind, Stream, header, subject};
 use nkeys::XKey;
 use serde_json::Value;
 
-use self::window::Window;
+use self::{
+    keys::{Doubt, Keys},
+    single::{announced, check_body, check_id, check_limits, identity, says_nothing, senseless},
+    window::Window,
+};
 use crate::{
     format,
-    keys::{KeyRecord, KeyStatus},
+    keys::KeyRecord,
     seal,
     signature::{Preamble, public_key, verifies},
 };
@@ -69,8 +70,12 @@ impl Message {
 
 /// How strict to be.
 pub struct Policy {
-    /// Public nkeys that are believed from the start. Others are believed when one of these announces them.
+    /// Public halves of trust keys. With any, a key is believed when one of them vouches for it, or when it is pinned.
+    pub trust_keys: BTreeSet<String>,
+    /// Public nkeys that are believed from the start. Without trust keys, others are when these introduce them.
     pub pinned: BTreeSet<String>,
+    /// Of pinned keys, the manager that they are for. Others are for the one that they are seen to sign for first.
+    pub nodes: BTreeMap<String, String>,
     /// Whether events must be signed.
     pub signed: bool,
     /// The oldest event that may still come, in milliseconds; `None` reads history and looks at no clock.
@@ -82,7 +87,9 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            trust_keys: BTreeSet::new(),
             pinned: BTreeSet::new(),
+            nodes: BTreeMap::new(),
             signed: true,
             max_age_ms: Some(72 * 3600 * 1000),
             recipient: None,
@@ -115,6 +122,9 @@ pub struct Verdict {
     pub fate: Fate,
     /// The body, opened if it was sealed and we hold the key.
     pub body: Option<Vec<u8>>,
+    /// Whether what is missing is an announcement, which may still come: hear what is on `manager.keys`, and check the
+    /// message again before it is given up.
+    pub unannounced: bool,
 }
 
 /// Numbers of a stream that are missing: behind `after` up to `upto`, of which at least the last was used.
@@ -139,9 +149,27 @@ type Declared = (Option<Stream>, u64, u64);
 /// See the module.
 pub struct Verifier {
     policy: Policy,
-    keys: BTreeMap<String, KeyRecord>,
+    keys: Keys,
     chains: BTreeMap<(String, Stream), Chain>,
     declared: BTreeMap<String, Vec<Declared>>,
+}
+
+/// A check that a message did not pass.
+struct Refusal {
+    step: &'static str,
+    why: String,
+    /// Whether an announcement that may still come could change it.
+    unannounced: bool,
+}
+
+impl From<(&'static str, String)> for Refusal {
+    fn from((step, why): (&'static str, String)) -> Self {
+        Self {
+            step,
+            why,
+            unannounced: false,
+        }
+    }
 }
 
 /// What the headers say.
@@ -158,8 +186,8 @@ impl Verifier {
     /// Knows nothing yet.
     pub fn new(policy: Policy) -> Self {
         Self {
+            keys: Keys::new(&policy),
             policy,
-            keys: BTreeMap::new(),
             chains: BTreeMap::new(),
             declared: BTreeMap::new(),
         }
@@ -168,11 +196,33 @@ impl Verifier {
     /// Checks the next message. `now_ms` is Unix milliseconds.
     pub fn check(&mut self, message: &Message, now_ms: u64) -> Verdict {
         let mut passed = Vec::new();
-        let (fate, body) = match self.steps(message, now_ms, &mut passed) {
-            Ok((fate, body)) => (fate, body),
-            Err((step, why)) => (Fate::Refuse { step, why }, None),
-        };
-        Verdict { passed, fate, body }
+        let came_out = self.steps(message, now_ms, &mut passed);
+        verdict(came_out, passed)
+    }
+
+    /// Takes in what a message announces of keys and epochs, whichever way it came: out of another stream, again, or out
+    /// of the bucket `muster_keys`. Numbers and times are not looked at.
+    pub fn hear(&mut self, message: &Message) -> Verdict {
+        let heard = self.overhear(message).map(|()| (Fate::Accept, None));
+        verdict(heard, Vec::new())
+    }
+
+    fn overhear(&mut self, message: &Message) -> Result<(), Refusal> {
+        check_limits(message)?;
+        let id = identity(message).ok_or_else(senseless)?;
+        let record = announced(message, &id).ok_or_else(says_nothing)?;
+        self.keys.introduce(&record);
+        let kid = self.check_key(message, &id)?;
+        let subject = message.header(header::SUBJECT).unwrap_or_default();
+        if !subject::fits(id.kind, subject) {
+            return Err(("subject", format!("{subject} is no subject of announcements")).into());
+        }
+        check_id(message, &id)?;
+        if kid.is_some() {
+            self.keys.know_epoch(id.node, id.epoch);
+            self.learn_key(Some(&record))?;
+        }
+        Ok(())
     }
 
     /// Holes of every node's streams that no node has declared. Holes may still be filled while messages come.
@@ -192,42 +242,40 @@ impl Verifier {
         undeclared
     }
 
-    #[expect(clippy::type_complexity, reason = "a step's name and why it failed, used here only")]
     fn steps(
         &mut self,
         message: &Message,
         now_ms: u64,
         passed: &mut Vec<&'static str>,
-    ) -> Result<(Fate, Option<Vec<u8>>), (&'static str, String)> {
-        if message.body.len() > MAX_BODY_LEN || message.headers.len() > MAX_HEADERS {
-            return Err(("size", "body or headers are over the limits".to_owned()));
+    ) -> Result<(Fate, Option<Vec<u8>>), Refusal> {
+        check_limits(message)?;
+        passed.extend(["size", "version"]);
+        let id = identity(message).ok_or_else(senseless)?;
+        let record = announced(message, &id);
+        if let Some(record) = &record {
+            self.keys.introduce(record);
         }
-        passed.push("size");
-        match message.header(header::VERSION) {
-            Some(header::CONTRACT) => passed.push("version"),
-            other => return Err(("version", format!("{} is {other:?}", header::VERSION))),
-        }
-        let id = identity(message).ok_or(("identity", "headers are missing or make no sense".to_owned()))?;
         let kid = self.check_key(message, &id)?;
         if kid.is_some() {
             passed.extend(["key", "signature"]);
         }
         if message.header(header::SUBJECT) != Some(&message.subject) {
             let said = message.header(header::SUBJECT).unwrap_or_default();
-            return Err(("subject", format!("it says {said} and came under {}", message.subject)));
+            return Err(("subject", format!("it says {said} and came under {}", message.subject)).into());
         }
         if !subject::fits(id.kind, &message.subject) {
             let kind = id.kind.type_name();
-            return Err(("subject", format!("{} is no subject of {kind}", message.subject)));
+            return Err(("subject", format!("{} is no subject of {kind}", message.subject)).into());
         }
         passed.push("subject");
-        let expected = format!("{}:{}:{}", id.node, id.epoch, id.seq);
-        if message.header(header::MSG_ID) != Some(&expected) {
-            return Err(("identity", format!("the message id is not {expected}")));
-        }
+        check_id(message, &id)?;
         passed.push("identity");
         self.check_time(message, &id, now_ms)?;
         passed.push("time");
+        if kid.is_some() {
+            self.check_epoch(&id)?;
+            passed.push("epoch");
+        }
         let body = self.open(message)?;
         if let Some(body) = &body {
             check_body(&id, message, body)?;
@@ -236,53 +284,47 @@ impl Verifier {
         let stream = id.kind.stream();
         let of = (id.node.to_owned(), stream);
         if self.chains.len() >= MAX_CHAINS && !self.chains.contains_key(&of) {
-            return Err(("sequence", "too many nodes".to_owned()));
+            return Err(("sequence", "too many nodes".to_owned()).into());
         }
         let chain = self.chains.entry(of).or_default();
         let fate = chain.note(id.epoch, id.seq, id.prev).map_err(|why| ("sequence", why))?;
         passed.push("sequence");
         if fate == Fate::Accept {
-            self.learn(message, &id, kid.as_deref(), body.as_deref());
+            if kid.is_some() {
+                self.keys.know_epoch(id.node, id.epoch);
+                if id.kind == Kind::KeyAnnouncement {
+                    self.learn_key(record.as_ref())?;
+                    passed.push("announcement");
+                }
+            }
+            self.learn_gap(message, &id, body.as_deref());
         }
         Ok((fate, body))
     }
 
-    fn check_key(&self, message: &Message, id: &Identity<'_>) -> Result<Option<String>, (&'static str, String)> {
+    /// The key that has signed it, unless it need not be signed and is not.
+    fn check_key(&mut self, message: &Message, id: &Identity<'_>) -> Result<Option<String>, Refusal> {
         let Some(kid) = message.header(header::KEY_ID) else {
             return if self.policy.signed {
-                Err(("signature", "it is not signed".to_owned()))
+                Err(("signature", "it is not signed".to_owned()).into())
             } else {
                 Ok(None)
             };
         };
-        let bad = |step, why: &str| Err((step, format!("{why}: {kid}")));
+        let bad = |step, why: &str| Err((step, format!("{why}: {kid}")).into());
         if message.header(header::ALGORITHM) != Some(header::ED25519) {
             return bad("signature", "unknown algorithm");
         }
-        match self.keys.get(kid) {
-            Some(record) if record.node != id.node => return bad("key", "the key is another node's"),
-            // A key that was announced may say itself that it is in force earlier.
-            Some(record)
-                if id.kind != Kind::KeyAnnouncement && id.time_ms.saturating_add(MAX_SKEW_MS) < record.not_before =>
-            {
-                return bad("key", "the key was not yet valid");
+        match self.keys.admit(kid, id.node, id.time_ms) {
+            Ok(()) => {}
+            Err(Doubt::Bad(why)) => return bad("key", why),
+            Err(Doubt::Unknown(why)) => {
+                return Err(Refusal {
+                    step: "key",
+                    why: format!("{why}: {kid}"),
+                    unannounced: true,
+                });
             }
-            Some(record) if record.status == KeyStatus::Revoked => {
-                let since = record.revoked_at.unwrap_or(0).saturating_mul(1000);
-                if id.time_ms >= since {
-                    return bad("key", "the key is revoked");
-                }
-            }
-            Some(record)
-                if record
-                    .not_after
-                    .is_some_and(|until| id.time_ms > until.saturating_add(MAX_SKEW_MS)) =>
-            {
-                return bad("key", "the key was no longer valid");
-            }
-            Some(_) => {}
-            None if self.policy.pinned.contains(kid) => {}
-            None => return bad("key", "nobody who is believed has announced the key"),
         }
         let Some(key) = public_key(kid) else {
             return bad("key", "not a public nkey of type U");
@@ -294,23 +336,43 @@ impl Verifier {
         if !verifies(&key, &preamble.signed_bytes(&message.body), signature) {
             return bad("signature", "the signature is not that of the key");
         }
+        self.keys.bind(kid, id.node);
         Ok(Some(kid.to_owned()))
     }
 
-    fn check_time(&self, message: &Message, id: &Identity<'_>, now_ms: u64) -> Result<(), (&'static str, String)> {
+    /// The first epoch that is seen is as good as any; each later one must have been announced.
+    fn check_epoch(&self, id: &Identity<'_>) -> Result<(), Refusal> {
+        let known = self.keys.epoch(id.node).unwrap_or(u64::MAX);
+        if id.kind == Kind::KeyAnnouncement || id.epoch <= known {
+            return Ok(());
+        }
+        Err(Refusal {
+            step: "epoch",
+            why: format!("nobody has announced an epoch above {known}, and it is of {}", id.epoch),
+            unannounced: true,
+        })
+    }
+
+    fn learn_key(&mut self, record: Option<&KeyRecord>) -> Result<(), Refusal> {
+        let record = record.ok_or_else(says_nothing)?;
+        let learned = self.keys.learn(record);
+        learned.map_err(|why| ("announcement", format!("{why}: {}", record.kid)).into())
+    }
+
+    fn check_time(&self, message: &Message, id: &Identity<'_>, now_ms: u64) -> Result<(), Refusal> {
         let Some(max_age) = self.policy.max_age_ms else {
             return Ok(());
         };
         let (age, ahead) = (now_ms.saturating_sub(id.time_ms), id.time_ms.saturating_sub(now_ms));
         let late_is_legal = message.from_stream && message.header(header::DELAYED).is_some() && age <= max_age;
         if ahead > MAX_SKEW_MS || (age > MAX_SKEW_MS && !late_is_legal) {
-            return Err(("time", format!("it was made at {} and now is {now_ms}", id.time_ms)));
+            return Err(("time", format!("it was made at {} and now is {now_ms}", id.time_ms)).into());
         }
         Ok(())
     }
 
     /// The open body; nothing if it is sealed for somebody else.
-    fn open(&self, message: &Message) -> Result<Option<Vec<u8>>, (&'static str, String)> {
+    fn open(&self, message: &Message) -> Result<Option<Vec<u8>>, Refusal> {
         let Some(sealed) = message.header(header::SEALED) else {
             return Ok(Some(message.body.clone()));
         };
@@ -319,37 +381,41 @@ impl Verifier {
         };
         match seal::open(recipient, sealed, &message.body) {
             Some(body) => Ok(Some(body)),
-            None => Err(("seal", "the body cannot be opened with this key".to_owned())),
+            None => Err(("seal", "the body cannot be opened with this key".to_owned()).into()),
         }
     }
 
-    /// Keys and gaps that an accepted message tells of.
-    fn learn(&mut self, message: &Message, id: &Identity<'_>, kid: Option<&str>, body: Option<&[u8]>) {
+    /// A gap that an accepted message tells of.
+    fn learn_gap(&mut self, message: &Message, id: &Identity<'_>, body: Option<&[u8]>) {
+        if id.kind != Kind::SpoolGap {
+            return;
+        }
         let Some(body) = body.and_then(|body| serde_json::from_slice::<Value>(body).ok()) else {
             return;
         };
         let body = format::native(message.header(header::CONTENT_TYPE), body);
-        match id.kind {
-            Kind::KeyAnnouncement if kid.is_some() => {
-                if let Ok(record) = serde_json::from_value::<KeyRecord>(body["key"].clone())
-                    && record.node == id.node
-                {
-                    self.keys.insert(record.kid.clone(), record);
-                }
-            }
-            Kind::SpoolGap => {
-                let gap = &body["spool"];
-                let (from, to) = (gap["from_seq"].as_u64(), gap["to_seq"].as_u64());
-                let stream = Stream::ALL.into_iter().find(|stream| gap["stream"] == stream.name());
-                let declared = self.declared.entry(id.node.to_owned()).or_default();
-                if let (Some(from), Some(to)) = (from, to)
-                    && declared.len() < MAX_HOLES
-                {
-                    declared.push((stream, from, to));
-                }
-            }
-            _ => {}
+        let gap = &body["spool"];
+        let (from, to) = (gap["from_seq"].as_u64(), gap["to_seq"].as_u64());
+        let stream = Stream::ALL.into_iter().find(|stream| gap["stream"] == stream.name());
+        let declared = self.declared.entry(id.node.to_owned()).or_default();
+        if let (Some(from), Some(to)) = (from, to)
+            && declared.len() < MAX_HOLES
+        {
+            declared.push((stream, from, to));
         }
+    }
+}
+
+fn verdict(came_out: Result<(Fate, Option<Vec<u8>>), Refusal>, passed: Vec<&'static str>) -> Verdict {
+    let (fate, body, unannounced) = match came_out {
+        Ok((fate, body)) => (fate, body, false),
+        Err(Refusal { step, why, unannounced }) => (Fate::Refuse { step, why }, None, unannounced),
+    };
+    Verdict {
+        passed,
+        fate,
+        body,
+        unannounced,
     }
 }
 
@@ -394,79 +460,6 @@ impl Chain {
         }
         Ok(Fate::Accept)
     }
-}
-
-fn identity(message: &Message) -> Option<Identity<'_>> {
-    let number = |name: &str| message.header(name)?.parse::<u64>().ok();
-    let kind = message.header(header::TYPE)?;
-    Some(Identity {
-        node: message.header(header::NODE)?,
-        epoch: number(header::EPOCH)?,
-        seq: number(header::SEQUENCE)?,
-        prev: match message.header(header::PREVIOUS)? {
-            "-" => 0,
-            prev => prev.parse().ok()?,
-        },
-        time_ms: number(header::TIME)?,
-        kind: Kind::ALL.into_iter().find(|other| other.type_name() == kind)?,
-    })
-}
-
-/// What the body repeats of the headers must be the same.
-fn check_body(id: &Identity<'_>, message: &Message, body: &[u8]) -> Result<(), (&'static str, String)> {
-    let bad = |why: String| Err(("body", why));
-    let Ok(value) = serde_json::from_slice::<Value>(body) else {
-        return bad("it is no JSON".to_owned());
-    };
-    let content_type = message.header(header::CONTENT_TYPE);
-    if format::is_envelope(content_type, &value) && value["id"].as_str() != message.header(header::MSG_ID) {
-        return bad(format!("its id is {}", value["id"]));
-    }
-    let value = format::native(content_type, value);
-    if let Some(sequence) = value["security"]["sequence"].as_u64()
-        && sequence != id.seq
-    {
-        return bad(format!("its sequence is {sequence}"));
-    }
-    let Some(member) = value.as_object().and_then(|object| object.values().next()) else {
-        return Ok(());
-    };
-    if let Some(node) = member["manager_node"].as_str()
-        && matches!(id.kind, Kind::Keepalive | Kind::Health)
-        && node != id.node
-    {
-        return bad(format!("its node is {node}"));
-    }
-    let of_agent = matches!(
-        id.kind,
-        Kind::Keepalive
-            | Kind::StatusChange
-            | Kind::Connection
-            | Kind::Enrolled
-            | Kind::Removed
-            | Kind::KeyRotated
-            | Kind::Renamed
-    );
-    let status = |name: &str| {
-        u8::try_from(member[name].as_u64()?)
-            .ok()
-            .and_then(AgentStatus::from_code)
-    };
-    if let (Some(said), Some(from), Some(to)) = (
-        message.header(header::STATUS),
-        status("previous_status"),
-        status("current_status"),
-    ) && said != format!("{from}>{to}")
-    {
-        return bad(format!("{} is {said}", header::STATUS));
-    }
-    if let Some(agent) = member["agent_id"].as_str()
-        && of_agent
-        && !message.subject.split('.').any(|part| part == token(agent))
-    {
-        return bad(format!("it is about agent {agent}"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -15,9 +15,10 @@ use serde_json::json;
 
 use super::draw::Draw;
 use crate::{
+    keys::{KeyRecord, KeyStatus},
     message::{Composer, Numbers},
     seal::Sealer,
-    signature::{Preamble, text},
+    signature::{self, Preamble},
     spool::record::Mark,
     verify::{Fate, Message, Policy, Verifier},
 };
@@ -91,7 +92,9 @@ impl Stage {
         let sealer = (choice & 1 != 0).then(|| Sealer::new(&[recipient], &encrypt).expect("a good key"));
         let looks_at_clock = choice & 2 != 0;
         let policy = Policy {
+            trust_keys: BTreeSet::new(),
             pinned: [keys[0].public_key()].into(),
+            nodes: BTreeMap::new(),
             signed: true,
             max_age_ms: looks_at_clock.then_some(3_600_000),
             recipient: (choice & 4 != 0).then(|| XKey::new_from_raw([5; 32])),
@@ -168,16 +171,13 @@ impl Stage {
     /// What happens at the node.
     fn node(&mut self, draw: &mut Draw<'_>) {
         match draw.below(4) {
-            0 => self.composer.epoch += 1,
+            0 => {
+                self.composer.epoch += 1;
+                self.announce(self.key, draw);
+            }
             1 => {
                 // The second key is announced by the first, and signs from now on.
-                let (kid, node) = (self.keys[1].public_key(), "mgr");
-                let record = json!({"kid": kid, "node": node, "alg": "ed25519", "not_before": START_MS, "not_after": null,
-                    "status": "active", "prev_kid": self.keys[0].public_key(), "epoch_from": self.composer.epoch});
-                let body = json!({"key": record}).to_string().into_bytes();
-                let place = self.say(&of(Kind::KeyAnnouncement, "", self.now_ms, body));
-                let heard = draw.flag() && self.deliver_said(place);
-                self.in_order &= heard;
+                self.announce(1, draw);
                 self.key = 1;
             }
             2 => {
@@ -189,6 +189,35 @@ impl Stage {
             // Numbers that are never used do no harm.
             _ => self.next += u64::from(draw.byte()),
         }
+    }
+
+    /// The node announces a key in its epoch; perhaps nobody hears it.
+    fn announce(&mut self, key: usize, draw: &mut Draw<'_>) {
+        let [first, second] = &self.keys;
+        let mut record = KeyRecord {
+            kid: self.keys[key].public_key(),
+            node: self.composer.node.clone(),
+            alg: header::ED25519.to_owned(),
+            not_before: START_MS,
+            not_after: None,
+            status: KeyStatus::Active,
+            prev_kid: None,
+            epoch_from: 1,
+            revoked_at: None,
+            compromised_since: None,
+            prev_sig: None,
+            trust: None,
+            revocation: None,
+        };
+        if record.kid == second.public_key() {
+            record.prev_kid = Some(first.public_key());
+            let text = record.introduction().expect("a statement");
+            record.prev_sig = Some(signature::text(&first.sign(text.as_bytes()).expect("signs")));
+        }
+        let body = json!({"key": record}).to_string().into_bytes();
+        let place = self.say(&of(Kind::KeyAnnouncement, "", self.now_ms, body));
+        let heard = draw.flag() && self.deliver_said(place);
+        self.in_order &= heard;
     }
 
     /// The node signs a message.
@@ -375,7 +404,7 @@ fn sign(mut message: Message, key: &KeyPair) -> Message {
     ];
     message.headers.extend(by.map(|(name, value)| (name.to_owned(), value)));
     let signature = Preamble::of(|name| message.header(name))
-        .map(|preamble| text(&key.sign(&preamble.signed_bytes(&message.body)).expect("signs")));
+        .map(|preamble| signature::text(&key.sign(&preamble.signed_bytes(&message.body)).expect("signs")));
     message
         .headers
         .push((header::SIGNATURE.to_owned(), signature.unwrap_or_default()));

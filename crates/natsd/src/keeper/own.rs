@@ -135,9 +135,17 @@ impl Keeper {
             return Ok("events are not signed".to_owned());
         };
         let events = keyring.reload(clock::unix_ms()).map_err(|error| chain(&error))?;
-        let count = events.len();
+        let (count, waiting) = (events.len(), keyring.unvouched());
         self.announce(events);
-        Ok(format!("signing keys read again, {count} announcements made"))
+        for why in &waiting {
+            self.audit_act("key_waits", &json!({"why": why}));
+        }
+        let mut told = format!("signing keys read again, {count} announcements made");
+        for why in waiting {
+            told.push_str("; ");
+            told.push_str(&why);
+        }
+        Ok(told)
     }
 
     pub(super) fn settle_keys(&mut self, now: u64) {
@@ -145,12 +153,14 @@ impl Keeper {
             return;
         };
         match keyring.settle(now) {
+            Ok(events) if events.is_empty() => {}
             Ok(events) => self.announce(events),
             Err(error) => tracing::error!(error = chain(&error), "cannot change the signing key"),
         }
     }
 
     pub(super) fn announce(&mut self, events: Vec<Event>) {
+        self.report.tell_keys(self.composer.keyring.as_ref());
         let detail = |event: &Event| serde_json::from_slice(&event.body).unwrap_or_default();
         let details: Vec<Value> = events.iter().map(detail).collect();
         self.own.extend(events);

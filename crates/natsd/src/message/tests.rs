@@ -141,7 +141,7 @@ fn signature_covers_subject_time_number_and_body() {
     let home = tempfile::tempdir().expect("directory");
     let file = home.path().join("signing.nk");
     keys::create_if_missing(&file).expect("makes a key");
-    let (keyring, _) = Keyring::open(&file, home.path(), "mgr-a", 17, keys::Begun::Start, 1).expect("opens");
+    let (keyring, _) = Keyring::open(&file, home.path(), keys::Rules::plain("mgr-a", 17), 1).expect("opens");
     let composer = Composer {
         keyring: Some(keyring),
         ..composer()

@@ -1,7 +1,7 @@
 //! `muster-natsd verify`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufRead},
     path::PathBuf,
     process::ExitCode,
@@ -16,11 +16,15 @@ use muster_service::{Common, clock};
 use nkeys::XKey;
 use serde_json::{Value, json};
 
-use super::{Fate, Message, Policy, Verdict, Verifier};
-use crate::{provision::settings, publish::connection};
+use super::{Fate, Message, Policy, Verdict, Verifier, announcements::Announcements};
+use crate::{provision::settings, publish::connection, signature::public_key};
 
 /// How often a stream that has been read to its end is looked at again.
 const POLL: Duration = Duration::from_millis(500);
+/// How often it is looked for an announcement that a message needs.
+const MAX_POLLS: u32 = 20;
+/// What was waited for in vain and is not waited for again.
+const MAX_MISSED: usize = 1000;
 /// The longest line on standard input: a message of 8 MiB in base64, and some.
 const MAX_LINE_LEN: u64 = 16 * 1024 * 1024;
 
@@ -29,10 +33,20 @@ const MAX_LINE_LEN: u64 = 16 * 1024 * 1024;
 /// Without --stream, messages are read from standard input, one JSON object a line: what `nats stream get --json` prints, or
 /// {"subject", "headers": {}, "data": base64}. Prints a line for each message that is not accepted, or for each with --all,
 /// and at the end the holes in the sequence that nobody has declared. Ends with 0 if there is nothing to complain about.
+///
+/// A line is {"id", "subject", "key", "fate": "accepted" | "duplicate" | "refused", "failed", "why", "passed": []}: what was
+/// checked, in order, and which check failed. The checks are size, version, key, signature, subject, identity, time, epoch,
+/// body, sequence and announcement; seal is one that only fails.
 #[derive(Args)]
 pub(crate) struct Verify {
-    /// a public key (U…) that is believed from the start; may be repeated
-    #[arg(long = "key", value_name = "KEY")]
+    /// the public half of a trust key (U…): only keys for which one of these vouches are believed; may be repeated
+    #[arg(long = "trust-key", value_name = "KEY")]
+    trust_keys: Vec<String>,
+
+    /// a public key (U…) that is believed from the start, of any manager or only of this one; may be repeated
+    ///
+    /// Without --trust-key, keys that it introduces are believed too.
+    #[arg(long = "key", value_name = "[NODE=]KEY")]
     keys: Vec<String>,
 
     /// accept events that are not signed
@@ -76,8 +90,19 @@ impl Verify {
         });
         // Streams are read from their beginning.
         let history = self.history || !self.streams.is_empty();
+        let (mut pinned, mut nodes) = (BTreeSet::new(), BTreeMap::new());
+        for key in &self.keys {
+            let (node, kid) = key.rsplit_once('=').unwrap_or(("", key));
+            pinned.insert(checked(kid)?);
+            if !node.is_empty() {
+                nodes.insert(kid.to_owned(), node.to_owned());
+            }
+        }
+        let trust_keys = self.trust_keys.iter().map(|kid| checked(kid));
         let policy = Policy {
-            pinned: self.keys.iter().cloned().collect::<BTreeSet<_>>(),
+            trust_keys: trust_keys.collect::<anyhow::Result<_>>()?,
+            pinned,
+            nodes,
             signed: !self.unsigned,
             recipient: recipient.transpose()?,
             max_age_ms: if history { None } else { Policy::default().max_age_ms },
@@ -88,6 +113,7 @@ impl Verify {
             refused: 0,
             duplicates: 0,
             accepted: 0,
+            missed: BTreeSet::new(),
         };
         if self.streams.is_empty() {
             run.standard_input()?;
@@ -113,6 +139,9 @@ impl Verify {
         runtime.block_on(async {
             let client = connection::connect_once(&nats, "verify").await?;
             let jetstream = jetstream::new(client);
+            // What the first messages were signed with may be announced behind them.
+            let mut announcements = Announcements::open(&jetstream, &nats.subject_prefix).await;
+            announcements.hear(&mut run.verifier).await;
             let mut streams = Vec::new();
             for name in &self.streams {
                 let stream = jetstream
@@ -127,7 +156,7 @@ impl Verify {
                     *next = state.first_sequence.max(*next);
                     while state.messages > 0 && *next <= state.last_sequence {
                         match stream.get_raw_message(*next).await {
-                            Ok(raw) => run.take(&message(&raw)),
+                            Ok(raw) => self.judge(&message(&raw), run, &mut announcements).await,
                             // Deleted, or gone by age.
                             Err(error) if error.kind() == jetstream::stream::RawMessageErrorKind::NoMessageFound => {}
                             Err(error) => return Err(error).context("reading a message"),
@@ -142,6 +171,32 @@ impl Verify {
             }
         })
     }
+
+    /// Where messages still come, an announcement that one of them needs may come behind it.
+    async fn judge(&self, message: &Message, run: &mut Run, announcements: &mut Announcements) {
+        let needs = ["Muster-Kid", "Muster-Node", "Muster-Epoch"].map(|name| message.header(name).unwrap_or_default());
+        let needs = needs.join(" ");
+        let polls = if !self.follow || run.missed.contains(&needs) {
+            1
+        } else {
+            MAX_POLLS
+        };
+        let mut verdict = run.verifier.check(message, clock::unix_ms());
+        for poll in 0..polls {
+            if !verdict.unannounced {
+                break;
+            }
+            if poll > 0 {
+                tokio::time::sleep(POLL).await;
+            }
+            announcements.hear(&mut run.verifier).await;
+            verdict = run.verifier.check(message, clock::unix_ms());
+        }
+        if verdict.unannounced && run.missed.len() < MAX_MISSED {
+            run.missed.insert(needs);
+        }
+        run.note(message, &verdict);
+    }
 }
 
 struct Run {
@@ -150,6 +205,8 @@ struct Run {
     refused: u64,
     duplicates: u64,
     accepted: u64,
+    /// Keys and epochs that nobody has announced.
+    missed: BTreeSet<String>,
 }
 
 impl Run {
@@ -171,6 +228,10 @@ impl Run {
 
     fn take(&mut self, message: &Message) {
         let verdict = self.verifier.check(message, clock::unix_ms());
+        self.note(message, &verdict);
+    }
+
+    fn note(&mut self, message: &Message, verdict: &Verdict) {
         let shown = match &verdict.fate {
             Fate::Accept => {
                 self.accepted += 1;
@@ -186,7 +247,7 @@ impl Run {
             }
         };
         if shown {
-            println!("{}", line(message, &verdict));
+            println!("{}", line(message, verdict));
         }
     }
 
@@ -214,6 +275,14 @@ impl Run {
     }
 }
 
+/// A key as an argument.
+fn checked(kid: &str) -> anyhow::Result<String> {
+    match public_key(kid) {
+        Some(_) => Ok(kid.to_owned()),
+        None => bail!("{kid} is no public key (U and 55 more letters and digits)"),
+    }
+}
+
 fn line(message: &Message, verdict: &Verdict) -> Value {
     let (fate, step, why) = match &verdict.fate {
         Fate::Accept => ("accepted", None, None),
@@ -221,8 +290,8 @@ fn line(message: &Message, verdict: &Verdict) -> Value {
         Fate::Refuse { step, why } => ("refused", Some(*step), Some(why.as_str())),
     };
     json!({
-        "id": message.header("Nats-Msg-Id"), "subject": message.subject, "fate": fate, "failed": step, "why": why,
-        "passed": verdict.passed,
+        "id": message.header("Nats-Msg-Id"), "subject": message.subject, "key": message.header("Muster-Kid"), "fate": fate,
+        "failed": step, "why": why, "passed": verdict.passed,
     })
 }
 

@@ -3,13 +3,14 @@ use muster_proto::{
     agent::{AgentId, AgentStatus, Reason},
     event::{
         Event,
-        body::{SpoolGap, StatusChange},
+        body::{SpoolGap, StatusChange, manager_event, wrapped},
+        key::{CoSignature, KeyStatus},
     },
 };
 
 use super::*;
 use crate::{
-    keys::{Begun, Keyring, create_if_missing},
+    keys::{Keyring, Rules, create_if_missing},
     message::{Composer, Numbers},
     spool::record::Mark,
 };
@@ -29,7 +30,7 @@ impl Node {
         let home = tempfile::tempdir().expect("directory");
         let file = home.path().join("signing.nk");
         create_if_missing(&file).expect("makes a key");
-        let (keyring, _) = Keyring::open(&file, home.path(), "mgr", 1, Begun::Start, NOW).expect("opens");
+        let (keyring, _) = Keyring::open(&file, home.path(), Rules::plain("mgr", 1), NOW).expect("opens");
         let kid = keyring.key_id().to_owned();
         let composer = Composer {
             prefix: "wazuh.xdr".to_owned(),
@@ -100,6 +101,30 @@ impl Node {
             producer: None,
         };
         self.say(&gap.into_event(NOW))
+    }
+
+    /// As the node would announce its own key.
+    fn record(&self) -> KeyRecord {
+        KeyRecord {
+            kid: self.kid.clone(),
+            node: self.composer.node.clone(),
+            alg: header::ED25519.to_owned(),
+            not_before: NOW,
+            not_after: None,
+            status: KeyStatus::Active,
+            prev_kid: None,
+            epoch_from: 1,
+            revoked_at: None,
+            compromised_since: None,
+            prev_sig: None,
+            trust: None,
+            revocation: None,
+        }
+    }
+
+    fn announce(&mut self, record: &KeyRecord) -> Message {
+        let body = wrapped("key", record);
+        self.say(&manager_event(Kind::KeyAnnouncement, "", NOW, 3, body))
     }
 
     fn verifier(&self) -> Verifier {
@@ -274,6 +299,8 @@ fn endless_restarts_and_made_up_nodes_cost_bounded_memory_and_nothing_old_comes_
     assert_eq!(verifier.check(&first, NOW).fate, Fate::Accept);
     for epoch in 2..100 {
         node.composer.epoch = epoch;
+        let announced = node.announce(&node.record());
+        assert_eq!(verifier.check(&announced, NOW).fate, Fate::Accept);
         assert_eq!(verifier.check(&node.change(), NOW).fate, Fate::Accept);
     }
     assert!(verifier.chains.values().all(|chain| chain.windows.len() <= MAX_EPOCHS));
@@ -290,4 +317,89 @@ fn endless_restarts_and_made_up_nodes_cost_bounded_memory_and_nothing_old_comes_
         assert_eq!(fate == Fate::Accept, number < MAX_CHAINS);
     }
     assert_eq!(trusting.chains.len(), MAX_CHAINS);
+}
+
+/// Refused for now: what is missing is an announcement.
+fn waits(verdict: &Verdict, step: &str) -> bool {
+    verdict.unannounced && matches!(&verdict.fate, Fate::Refuse { step: failed, .. } if *failed == step)
+}
+
+#[test]
+fn later_epoch_is_believed_when_it_was_announced() {
+    let mut node = Node::new();
+    let mut verifier = node.verifier();
+    assert_eq!(verifier.check(&node.change(), NOW).fate, Fate::Accept);
+    node.composer.epoch = 2;
+    let announced = node.announce(&node.record());
+    let change = node.change();
+    assert!(waits(&verifier.check(&change, NOW), "epoch"));
+    assert_eq!(verifier.hear(&announced).fate, Fate::Accept, "out of another stream");
+    assert_eq!(verifier.check(&change, NOW).fate, Fate::Accept);
+}
+
+#[test]
+fn copy_out_of_the_bucket_is_heard_and_no_other_message_is() {
+    let mut node = Node::new();
+    node.composer.epoch = 9;
+    let mut copy = node.announce(&node.record());
+    copy.subject = "$KV.muster_keys.mgr.x".to_owned();
+    assert_eq!(node.verifier().hear(&copy).fate, Fate::Accept);
+    let mut changed = copy.clone();
+    changed.body.push(b' ');
+    assert_eq!(step(&node.verifier().hear(&changed)), "signature");
+    let mut moved = copy.clone();
+    let header = moved.headers.iter_mut().find(|(name, _)| name == header::EPOCH);
+    header.expect("is there").1 = "10".to_owned();
+    assert_eq!(step(&node.verifier().hear(&moved)), "identity");
+    assert_eq!(step(&node.verifier().hear(&node.change())), "announcement");
+    let other = KeyRecord {
+        node: "other".to_owned(),
+        ..node.record()
+    };
+    let other = node.announce(&other);
+    assert_eq!(step(&node.verifier().hear(&other)), "announcement");
+    assert_eq!(step(&node.verifier().check(&other, NOW)), "announcement");
+}
+
+#[test]
+fn who_pins_the_trust_key_believes_a_key_as_soon_as_it_is_co_signed() {
+    let mut node = Node::new();
+    let trust = nkeys::KeyPair::new_user();
+    let mut verifier = Verifier::new(Policy {
+        trust_keys: [trust.public_key()].into(),
+        ..Policy::default()
+    });
+    let bare = node.announce(&node.record());
+    let change = node.change();
+    assert!(waits(&verifier.check(&bare, NOW), "key"), "it vouches for itself");
+    assert!(waits(&verifier.check(&change, NOW), "key"));
+    let mut record = node.record();
+    let sign = |text: Option<String>| CoSignature {
+        kid: trust.public_key(),
+        sig: crate::signature::text(&trust.sign(text.expect("a statement").as_bytes()).expect("signs")),
+    };
+    record.trust = Some(sign(record.introduction()));
+    let announced = node.announce(&record);
+    let verdict = verifier.check(&announced, NOW);
+    assert_eq!(verdict.fate, Fate::Accept);
+    assert_eq!(verdict.passed.last(), Some(&"announcement"));
+    assert_eq!(verifier.check(&change, NOW).fate, Fate::Accept);
+
+    record.status = KeyStatus::Revoked;
+    (record.revoked_at, record.compromised_since) = (Some(NOW / 1000), Some(NOW / 1000));
+    let unsigned = node.announce(&record);
+    assert_eq!(step(&verifier.check(&unsigned, NOW)), "announcement");
+    assert_eq!(
+        verifier.check(&node.change(), NOW).fate,
+        Fate::Accept,
+        "the thief's word counts for nothing"
+    );
+    record.revocation = Some(sign(record.revocation()));
+    let signed = node.announce(&record);
+    assert_eq!(
+        step(&verifier.check(&signed, NOW)),
+        "key",
+        "and that is the end of this key"
+    );
+    assert_eq!(step(&verifier.check(&node.change(), NOW)), "key");
 }
