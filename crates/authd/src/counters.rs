@@ -53,7 +53,9 @@ muster_service::counters! {
         agents_removed_stale_total,
         /// Agents that gave way to another.
         agents_replaced_total,
-        /// Writes of the key file.
+        /// Times that lines were added to the key file.
+        key_file_appends_total,
+        /// Times that the key file was written whole.
         key_file_writes_total,
         /// Writes that failed, the requests in them refused.
         key_file_write_errors_total,

@@ -1,7 +1,15 @@
-//! `client.keys` on disk: read whole, replaced whole.
+//! `client.keys` on disk: read whole, and replaced whole, except that lines of new agents may be added behind the others.
 //!
-//! **Invariant:** at every instant the path leads to a complete file, the old one or the new one, and when
-//! [`KeyFileOnDisk::replace`] has returned, the new one survives a power cut.
+//! **Invariant:** the path leads to a complete file, the old one or the new one, and when [`KeyFileOnDisk::replace`] or
+//! [`KeyFileOnDisk::append`] has returned, the new one survives a power cut.
+//!
+//! A file does not grow in an instant: the kernel lets it grow by what it has copied, page after page. Whoever reads
+//! just then sees all lines or none if they end on the page on which they begin, and otherwise perhaps half a line. So
+//! few lines are added only within a page. Many are added all the same, since replacing the file for each batch of a
+//! flood costs more than half a line does for a moment, of an agent that does not have its key yet.
+//!
+//! A file that has grown is not yet what other programs expect: it keeps its inode, by which the stock reader notices a
+//! second change within one second, and its order is not the stock one. So it has to be replaced some time later.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,10 +26,27 @@ const NEW_FILE_MODE: u32 = 0o640;
 /// behind; the next write begins by removing it.
 const NEW_SUFFIX: &str = ".muster-new";
 
+/// The smallest page that any kernel has. Larger ones are multiples of it.
+const PAGE: u64 = 4096;
+/// As many lines are many.
+const MANY_LINES: usize = 8;
+
 /// The file, and how it looked when we last read or wrote it.
 pub struct KeyFileOnDisk {
     path: PathBuf,
     stamp: Option<Stamp>,
+    writer: Writer,
+}
+
+/// Who wrote what the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// Somebody else, or we at an earlier time.
+    Other,
+    /// We, whole.
+    Us,
+    /// We, and added lines since.
+    UsAndGrown,
 }
 
 /// What changes when somebody writes a file. `None` stands for a file that is not there.
@@ -51,6 +76,7 @@ impl KeyFileOnDisk {
         let mut file = Self {
             path: path.to_owned(),
             stamp: None,
+            writer: Writer::Other,
         };
         let bytes = file.read()?;
         Ok((file, bytes))
@@ -58,6 +84,7 @@ impl KeyFileOnDisk {
 
     /// Reads the file and remembers how it looks.
     pub fn read(&mut self) -> io::Result<Zeroizing<Vec<u8>>> {
+        self.writer = Writer::Other;
         let mut bytes = Zeroizing::new(Vec::new());
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
@@ -100,10 +127,96 @@ impl KeyFileOnDisk {
                 return Err(error);
             }
         }
+        self.writer = Writer::Other;
         sync_directory(&self.path)?;
         self.stamp = Some(Stamp::of(&fs::metadata(&self.path)?));
+        if matches!(content.last(), None | Some(b'\n')) {
+            self.writer = Writer::Us;
+        }
         Ok(())
     }
+
+    /// Adds whole lines behind the others, durably. Returns whether that was done.
+    ///
+    /// If not, the file is as it was, and what it shall say has to be written whole. That is so when its last content is
+    /// not ours, when somebody else has changed it, when the lines lie across the border of two pages and are few, and
+    /// after an error.
+    pub fn append(&mut self, lines: &[u8]) -> bool {
+        let Some(old) = self.stamp.filter(|_| self.writer != Writer::Other) else {
+            return false;
+        };
+        if !may_be_added(lines, old.size) {
+            return false;
+        }
+        let Ok(mut file) = OpenOptions::new().append(true).open(&self.path) else {
+            return false;
+        };
+        // Looked at after it was opened: this is the file that will grow.
+        if !file.metadata().is_ok_and(|metadata| Stamp::of(&metadata) == old) {
+            return false;
+        }
+        match self.grow(&mut file, lines, old) {
+            Ok(stamp) => {
+                self.stamp = Some(stamp);
+                self.writer = Writer::UsAndGrown;
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot add to the key file, so it is replaced");
+                self.shrink(&file, old);
+                false
+            }
+        }
+    }
+
+    /// Writes, and looks whether this is what the file has grown by, and whether the path still leads to it.
+    fn grow(&self, file: &mut File, lines: &[u8], old: Stamp) -> io::Result<Stamp> {
+        // Not `write_all`: the rest would not follow at the same moment.
+        if file.write(lines)? != lines.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        file.sync_data()?;
+        let stamp = Stamp::of(&fs::metadata(&self.path)?);
+        let size = old.size.saturating_add(lines.len() as u64);
+        if (stamp.device, stamp.inode, stamp.size) == (old.device, old.inode, size) {
+            Ok(stamp)
+        } else {
+            Err(io::Error::other("somebody else writes it"))
+        }
+    }
+
+    /// Takes back what may have been added. If that fails, the file looks as if somebody else had changed it.
+    fn shrink(&mut self, file: &File, old: Stamp) {
+        let shrunk = || {
+            file.set_len(old.size)?;
+            file.sync_data()?;
+            file.metadata()
+        };
+        match shrunk() {
+            Ok(metadata) => self.stamp = Some(Stamp::of(&metadata)),
+            Err(error) => tracing::warn!(%error, "cannot take back what was added to the key file"),
+        }
+    }
+
+    /// Whether it has grown since it was last replaced.
+    pub fn has_grown(&self) -> bool {
+        self.writer == Writer::UsAndGrown
+    }
+}
+
+/// Whether these are lines that may be put behind a file of this size.
+fn may_be_added(lines: &[u8], size: u64) -> bool {
+    let ends = lines.iter().filter(|byte| **byte == b'\n').count();
+    let room = PAGE - size % PAGE;
+    lines.last() == Some(&b'\n') && (lines.len() as u64 <= room || ends >= MANY_LINES)
+}
+
+/// Where half a line begins, if the file looks as a daemon leaves it that is killed while it adds many lines: it ends with
+/// a page, and without a line feed. A line that somebody has written without a line feed rarely ends there.
+pub fn half_line(bytes: &[u8]) -> Option<usize> {
+    let ends_with_page = !bytes.is_empty() && (bytes.len() as u64).is_multiple_of(PAGE);
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    (ends_with_page && end < bytes.len()).then_some(end)
 }
 
 /// Replaces a small file of ours in the same way. Its loss would be a nuisance and no more, so nothing is synced.
@@ -179,80 +292,4 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn home() -> (tempfile::TempDir, PathBuf) {
-        let directory = tempfile::tempdir().expect("directory");
-        let path = directory.path().join("client.keys");
-        (directory, path)
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).expect("metadata").mode() & 0o777
-    }
-
-    #[test]
-    fn a_missing_file_is_empty_and_made_with_0640() {
-        let (directory, path) = home();
-        let (mut file, bytes) = KeyFileOnDisk::open(&path).expect("opened");
-        assert!(bytes.is_empty() && !file.was_changed().expect("looked"));
-        file.replace(b"001 a any k\n").expect("written");
-        assert_eq!(
-            (fs::read(&path).expect("read"), mode(&path)),
-            (b"001 a any k\n".to_vec(), 0o640)
-        );
-        assert_eq!(
-            fs::read_dir(directory.path()).expect("listed").count(),
-            1,
-            "no temporary file stays"
-        );
-    }
-
-    #[test]
-    fn the_mode_of_an_existing_file_is_kept_and_the_inode_is_new() {
-        let (_directory, path) = home();
-        fs::write(&path, "x").expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
-        let inode = fs::metadata(&path).expect("metadata").ino();
-        let (mut file, _) = KeyFileOnDisk::open(&path).expect("opened");
-        file.replace(b"y").expect("written");
-        assert_eq!(mode(&path), 0o600);
-        assert_ne!(fs::metadata(&path).expect("metadata").ino(), inode);
-    }
-
-    #[test]
-    fn our_own_write_is_no_change_and_anothers_is() {
-        let (_directory, path) = home();
-        let (mut file, _) = KeyFileOnDisk::open(&path).expect("opened");
-        file.replace(b"001 a any k\n").expect("written");
-        assert!(!file.was_changed().expect("looked"));
-        fs::write(&path, "001 a any k\n002 b any k\n").expect("written");
-        assert!(file.was_changed().expect("looked"));
-        file.read().expect("read");
-        assert!(!file.was_changed().expect("looked"));
-        fs::remove_file(&path).expect("removed");
-        assert!(file.was_changed().expect("looked"));
-    }
-
-    #[test]
-    fn a_write_that_fails_leaves_the_old_file() {
-        let (directory, path) = home();
-        let (mut file, _) = KeyFileOnDisk::open(&path).expect("opened");
-        file.replace(b"old").expect("written");
-        // A directory in the way of the new file: not even root gets past it.
-        fs::create_dir(directory.path().join("client.keys.muster-new")).expect("made");
-        assert!(file.replace(b"new").is_err());
-        assert_eq!(fs::read(&path).expect("read"), b"old");
-        assert!(!file.was_changed().expect("looked"));
-    }
-
-    #[test]
-    fn what_a_killed_daemon_left_is_in_nobodys_way() {
-        let (_directory, path) = home();
-        fs::write(beside(&path), "half").expect("written");
-        let (mut file, _) = KeyFileOnDisk::open(&path).expect("opened");
-        file.replace(b"new").expect("written");
-        assert!(!beside(&path).exists());
-    }
-}
+mod tests;

@@ -42,6 +42,16 @@ pub struct KeyStore {
     has_doubles: bool,
     highest_number: u32,
     live_text: LiveText,
+    news: News,
+}
+
+/// What the file does not say yet.
+#[derive(Default)]
+struct News {
+    /// The lines of agents that were added.
+    lines: Zeroizing<Vec<u8>>,
+    /// Whether something else happened, too.
+    is_more: bool,
 }
 
 /// The text of the live agents, kept while agents only come.
@@ -135,6 +145,9 @@ impl KeyStore {
         if !self.live_text.is_stale {
             file::write_entry(&entry, &mut self.live_text.bytes);
         }
+        if !self.news.is_more {
+            file::write_entry(&entry, &mut self.news.lines);
+        }
         let place = self.live.len();
         self.has_doubles |= !self.enter(&entry, place);
         self.live.push(entry);
@@ -161,6 +174,7 @@ impl KeyStore {
     fn take_out(&mut self, place: usize, trace: Trace) -> KeyEntry {
         let entry = self.live.swap_remove(place);
         self.live_text.is_stale = true;
+        self.news.is_more = true;
         if trace == Trace::Line {
             self.removed.push(RemovedLine::of(&entry));
         }
@@ -178,12 +192,14 @@ impl KeyStore {
     /// Keeps a removed agent's line that somebody else has put into the file.
     pub fn keep_removed_line(&mut self, line: RemovedLine) {
         self.removed.push(line);
+        self.news.is_more = true;
     }
 
     /// Keeps lines that cannot be read, unless they are kept already.
     pub fn keep_unreadable(&mut self, lines: impl Iterator<Item = Zeroizing<Vec<u8>>>) {
         let known: HashSet<&[u8]> = self.unreadable.iter().map(|line| line.as_slice()).collect();
         let mut new: Vec<_> = lines.filter(|line| !known.contains(line.as_slice())).collect();
+        self.news.is_more |= !new.is_empty();
         self.unreadable.append(&mut new);
     }
 
@@ -198,12 +214,25 @@ impl KeyStore {
             }
         }
         self.live_text.is_stale = true;
+        self.news.is_more = true;
         self.index();
     }
 
     /// Forgets the lines of removed agents: whoever wants no traces wants none of earlier ones either.
     pub fn forget_removed(&mut self) {
+        self.news.is_more |= !self.removed.is_empty();
         self.removed.clear();
+    }
+
+    /// The lines of the agents that were added since [`KeyStore::mark_written`]. `None` when more than that happened, or
+    /// nothing.
+    pub fn added_lines(&self) -> Option<&[u8]> {
+        (!self.news.is_more && !self.news.lines.is_empty()).then_some(self.news.lines.as_slice())
+    }
+
+    /// The file says what is known here.
+    pub fn mark_written(&mut self) {
+        self.news = News::default();
     }
 
     /// The text of the file.

@@ -3,8 +3,22 @@
 //! **Invariant:** what [`Ledger::commit`] has returned from with success survives a crash; what it has not is as if it
 //! had never been asked for.
 
-use std::{io, path::PathBuf};
+mod keys_text;
 
+use std::{collections::HashMap, io, path::PathBuf};
+
+use self::keys_text::KeysText;
+pub use self::keys_text::Wrote;
+use crate::{
+    change::{Agent, Change, EventMaker, Removal},
+    database::{Database, DatabaseError, Row},
+    file::replace_lazily,
+    keystore::{KeyStore, Trace},
+    merge::{Found, merge},
+    reconcile::{Reconciled, reconcile},
+    registry::{Ask, GivesWay, KnownLiveness, Method, Policy, Registry, Verdict},
+    timestamps,
+};
 use anyhow::Context;
 use jiff::tz::TimeZone;
 use muster_proto::{
@@ -15,18 +29,6 @@ use muster_proto::{
         Secret,
         file::{self, KeyEntry, LineProblem},
     },
-};
-use zeroize::Zeroizing;
-
-use crate::{
-    change::{Agent, Change, EventMaker, Removal},
-    database::{Database, DatabaseError},
-    file::{KeyFileOnDisk, replace_lazily},
-    keystore::{KeyStore, Trace},
-    merge::{Found, merge},
-    reconcile::{Reconciled, reconcile},
-    registry::{Ask, GivesWay, KnownLiveness, Method, Policy, Registry, Verdict},
-    timestamps,
 };
 
 /// As many bad lines of a key file are named in the log; the rest is counted.
@@ -46,9 +48,7 @@ pub struct Places {
 /// Agents, their file, and their database.
 pub struct Ledger {
     registry: Registry,
-    file: KeyFileOnDisk,
-    /// What the file says, for taking back what could not be written.
-    durable: Zeroizing<Vec<u8>>,
+    text: KeysText,
     database: Database,
     /// A batch that is in the file and could not be put into the database. At most one: the next has to wait.
     owed: Option<Batch>,
@@ -82,39 +82,39 @@ impl Ledger {
     /// # Errors
     /// A file that is there and cannot be read, or a database that cannot be used: going on would lose what they hold.
     pub fn open(places: &Places, events: EventMaker, now_ms: u64) -> anyhow::Result<Self> {
-        let (key_file, bytes) = KeyFileOnDisk::open(&places.keys).with_context(|| {
+        let mut text = KeysText::open(&places.keys).with_context(|| {
             format!(
                 "reading {}; it is not replaced by an empty one, so mend its owner or mode",
                 places.keys.display()
             )
         })?;
-        let parsed = file::parse(&bytes);
-        report_problems(&parsed.problems);
         let database = Database::open(&places.database).with_context(|| {
             format!(
                 "opening {}; if it is damaged, move it away: agents keep their keys, unsent events are lost",
                 places.database.display()
             )
         })?;
+        let rows = database.rows().context("reading the enrollment database")?;
+        text.leave_out_half_line(&rows);
+        let parsed = file::parse(text.durable());
+        report_problems(&parsed.problems);
         let mut ledger = Self {
             registry: Registry {
                 keys: KeyStore::new(parsed),
                 registered: Default::default(),
             },
-            file: key_file,
-            durable: bytes,
+            text,
             database,
             owed: None,
             events,
             timestamps: places.timestamps.clone(),
             zone: TimeZone::system(),
         };
-        ledger.reconcile(now_ms)?;
+        ledger.reconcile(&rows, now_ms)?;
         Ok(ledger)
     }
 
-    fn reconcile(&mut self, now_ms: u64) -> anyhow::Result<()> {
-        let rows = self.database.rows().context("reading the enrollment database")?;
+    fn reconcile(&mut self, rows: &HashMap<AgentId, Row>, now_ms: u64) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(&self.timestamps).unwrap_or_default();
         let Reconciled {
             registered,
@@ -122,7 +122,7 @@ impl Ledger {
             changes,
         } = reconcile(
             self.registry.keys.live(),
-            &rows,
+            rows,
             &timestamps::parse(&text, &self.zone),
             seconds(now_ms),
         );
@@ -248,13 +248,13 @@ impl Ledger {
     ///
     /// # Errors
     /// It was taken back: file, database and memory are as before, except that ids may be left out.
-    pub fn commit(&mut self, batch: Batch, trace: Trace) -> Result<(), CommitError> {
+    pub fn commit(&mut self, batch: Batch, trace: Trace) -> Result<Wrote, CommitError> {
         let outcome = self.write(&batch, trace);
         match outcome {
-            Ok(true) => Ok(()),
-            Ok(false) => {
+            Ok((wrote, true)) => Ok(wrote),
+            Ok((wrote, false)) => {
                 self.owed = Some(batch);
-                Ok(())
+                Ok(wrote)
             }
             Err(error) => {
                 self.take_back(&batch);
@@ -266,9 +266,7 @@ impl Ledger {
 
     /// A write can fail when the new file is already in place: in the last step, when its directory is synced.
     fn restore_file(&mut self) {
-        if self.file.was_changed().unwrap_or(false)
-            && let Err(error) = self.file.replace(&self.durable)
-        {
+        if let Err(error) = self.text.restore() {
             tracing::error!(%error, "the key file may hold keys that were refused");
         }
     }
@@ -293,10 +291,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// `Ok(false)`: the file was written, the database was not.
-    fn write(&mut self, batch: &Batch, trace: Trace) -> Result<bool, CommitError> {
+    /// How the file was written, and whether the database was.
+    fn write(&mut self, batch: &Batch, trace: Trace) -> Result<(Wrote, bool), CommitError> {
+        let mut wrote = Wrote::Nothing;
         if batch.is_empty() {
-            return Ok(true);
+            return Ok((wrote, true));
         }
         self.settle()?;
         let transaction = self
@@ -307,25 +306,36 @@ impl Ledger {
             if trace == Trace::Nothing {
                 self.registry.keys.forget_removed();
             }
-            let image = self.registry.keys.image();
-            self.file.replace(&image).map_err(CommitError::File)?;
-            self.durable = image;
+            wrote = self.text.write(&mut self.registry.keys).map_err(CommitError::File)?;
         }
         match transaction.commit() {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok((wrote, true)),
             Err(error) if batch.changes.is_empty() => Err(CommitError::Database(error.into())),
             Err(error) => {
                 tracing::error!(%error, "cannot write the enrollment database, trying again with the next change");
-                Ok(false)
+                Ok((wrote, false))
             }
         }
+    }
+
+    /// Whether lines were added to the key file since it was last written whole. Then [`Ledger::tidy`] is due before long.
+    pub fn is_untidy(&self) -> bool {
+        self.text.has_grown()
+    }
+
+    /// Writes the key file whole, so that it has the stock order and another inode. Says nothing new.
+    ///
+    /// # Errors
+    /// The file is as it was, and holds everything.
+    pub fn tidy(&mut self) -> io::Result<()> {
+        self.text.replace(&mut self.registry.keys)
     }
 
     fn take_back(&mut self, batch: &Batch) {
         if batch.changes.is_empty() {
             return;
         }
-        self.registry.keys = KeyStore::new(file::parse(&self.durable));
+        self.registry.keys = KeyStore::new(file::parse(self.text.durable()));
         self.registry.keys.raise_highest_number(batch.highest_number);
         for change in batch.changes.iter().rev() {
             match change {
@@ -344,17 +354,16 @@ impl Ledger {
     /// # Errors
     /// The file cannot be looked at; then it must not be replaced either.
     pub fn take_over_edits(&mut self, now_ms: u64) -> io::Result<bool> {
-        if !self.file.was_changed()? {
+        let Some(bytes) = self.text.edited()? else {
             return Ok(false);
-        }
-        let bytes = self.file.read()?;
+        };
         let found = Found {
             file: file::parse(&bytes),
             is_whole: bytes.is_empty() || bytes.ends_with(b"\n"),
         };
         report_problems(&found.file.problems);
         let merged = merge(&mut self.registry, found, seconds(now_ms));
-        self.durable = self.registry.keys.image();
+        self.text.merged(&mut self.registry.keys);
         tracing::warn!(
             changes = merged.changes.len(),
             missing = merged.missing,

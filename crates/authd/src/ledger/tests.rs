@@ -93,10 +93,10 @@ fn grant(ledger: &mut Ledger, batch: &mut Batch, ask: &Ask) -> KeyEntry {
 fn enroll(ledger: &mut Ledger, ask: &Ask) -> Result<KeyEntry, CommitError> {
     let mut batch = ledger.batch();
     let entry = grant(ledger, &mut batch, ask);
-    ledger.commit(batch, Trace::Line).map(|()| entry)
+    ledger.commit(batch, Trace::Line).map(|_| entry)
 }
 
-/// Makes the next write of the key file fail, whoever runs the test.
+/// Makes the next replacement of the key file fail, whoever runs the test.
 fn break_writing(home: &Home) {
     fs::create_dir(home.path("client.keys.muster-new")).expect("made");
 }
@@ -273,6 +273,177 @@ fn registration_times_are_written_in_the_stock_form_and_restored_from_it() {
     assert!(text.starts_with("001 a1 any 2026-11-21 "), "{text}");
     remove_database(home.directory.path());
     assert_eq!(home.open().registry().registered[&AgentId::new("001")], 1_795_242_600);
+}
+
+fn inode(home: &Home) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(home.path("client.keys")).expect("metadata").ino()
+}
+
+#[test]
+fn agents_that_only_come_are_added_to_the_file_and_survive_a_crash() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    assert!(!ledger.is_untidy(), "the first write is whole");
+    let before = inode(&home);
+    enroll(&mut ledger, &ask("b1", "any")).expect("committed");
+    enroll(&mut ledger, &ask("c1", "any")).expect("committed");
+    assert!(ledger.is_untidy());
+    assert_eq!(inode(&home), before);
+    let lines = "001 a1 any key-of-a1\n002 b1 any key-of-b1\n003 c1 any key-of-c1\n";
+    assert_eq!(home.keys(), lines);
+    // Nothing is written at its end: as after a crash.
+    drop(ledger);
+    let mut again = home.open();
+    assert_eq!(again.registry().keys.live().len(), 3);
+    assert_eq!(home.events(), ["enrolled 001", "enrolled 002", "enrolled 003"]);
+    enroll(&mut again, &ask("d1", "any")).expect("committed");
+    assert_ne!(inode(&home), before, "what was found at the start is replaced");
+    assert_eq!(home.keys(), format!("{lines}004 d1 any key-of-d1\n"));
+}
+
+#[test]
+fn an_agent_added_behind_removed_ones_moves_before_them_when_the_file_is_tidied() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    enroll(&mut ledger, &ask("b1", "any")).expect("committed");
+    let gone = "001 !a1 any key-of-a1\n";
+    assert_eq!(
+        home.keys(),
+        format!("002 a1 any key-of-a1\n{gone}003 b1 any key-of-b1\n")
+    );
+    assert!(ledger.is_untidy());
+    ledger.tidy().expect("written");
+    assert!(!ledger.is_untidy() && !ledger.take_over_edits(NOW_MS).expect("looked"));
+    assert_eq!(
+        home.keys(),
+        format!("002 a1 any key-of-a1\n003 b1 any key-of-b1\n{gone}")
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_tidied_says_everything_and_goes_on_growing() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    enroll(&mut ledger, &ask("b1", "any")).expect("committed");
+    break_writing(&home);
+    ledger.tidy().expect_err("refused");
+    assert!(ledger.is_untidy());
+    enroll(&mut ledger, &ask("c1", "any")).expect("committed");
+    assert_eq!(home.keys().lines().count(), 3);
+    mend_writing(&home);
+    ledger.tidy().expect("written");
+    assert!(!ledger.is_untidy());
+    assert_eq!(home.keys().lines().count(), 3);
+}
+
+#[test]
+fn a_removal_behind_added_agents_replaces_the_file_and_one_that_fails_takes_none_of_them_away() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    for name in ["a1", "b1", "c1"] {
+        enroll(&mut ledger, &ask(name, "any")).expect("committed");
+    }
+    let remove = |ledger: &mut Ledger| {
+        let mut batch = ledger.batch();
+        let why = (Removal::Asked, Method::Local);
+        ledger
+            .remove(&mut batch, &AgentId::new("001"), Trace::Line, why, NOW_MS)
+            .expect("removed");
+        ledger.commit(batch, Trace::Line)
+    };
+    break_writing(&home);
+    let before = home.keys();
+    remove(&mut ledger).expect_err("refused");
+    assert_eq!((home.keys(), ledger.registry().keys.live().len()), (before, 3));
+    mend_writing(&home);
+    assert_eq!(remove(&mut ledger).expect("committed"), Wrote::Whole);
+    assert_eq!(
+        home.keys(),
+        "003 c1 any key-of-c1\n002 b1 any key-of-b1\n001 !a1 any key-of-a1\n"
+    );
+}
+
+#[test]
+fn an_edit_of_a_file_that_has_grown_is_taken_over_and_then_the_file_is_replaced() {
+    let home = Home::new();
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("a1", "any")).expect("committed");
+    enroll(&mut ledger, &ask("b1", "any")).expect("committed");
+    // An editor that has read the file before the second agent came.
+    fs::write(home.path("client.keys"), "001 a1 any key-of-a1\n020 hand any kk").expect("written");
+    assert!(ledger.take_over_edits(NOW_MS).expect("looked"));
+    assert!(!ledger.is_untidy());
+    let mut batch = ledger.batch();
+    grant(&mut ledger, &mut batch, &ask("c1", "any"));
+    assert_eq!(ledger.commit(batch, Trace::Line).expect("committed"), Wrote::Whole);
+    let mut lines: Vec<_> = home.keys().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "001 a1 any key-of-a1",
+            "002 b1 any key-of-b1",
+            "020 hand any kk",
+            "021 c1 any key-of-c1"
+        ]
+    );
+}
+
+#[test]
+fn half_a_line_at_the_end_swallows_no_agent() {
+    let home = Home::new();
+    fs::write(home.path("client.keys"), "001 a1 any key-of-a1\n002 b1 an").expect("written");
+    let mut ledger = home.open();
+    enroll(&mut ledger, &ask("c1", "any")).expect("committed");
+    assert_eq!(home.keys(), "001 a1 any key-of-a1\n003 c1 any key-of-c1\n");
+}
+
+#[test]
+fn half_a_line_that_a_killed_daemon_left_is_no_agent() {
+    let home = Home::new();
+    enroll(&mut home.open(), &ask("a1", "any")).expect("committed");
+    let mut text = home.keys();
+    for number in 2.. {
+        text.push_str(&format!("{number:03} n{number} any key-of-n{number}\n"));
+        if text.len() > 4096 {
+            break;
+        }
+    }
+    text.truncate(4096);
+    let whole = text.lines().count() - 1;
+    let half_id = text
+        .lines()
+        .last()
+        .expect("a line")
+        .split(' ')
+        .next()
+        .expect("an id")
+        .to_owned();
+    fs::write(home.path("client.keys"), &text).expect("written");
+    let mut ledger = home.open();
+    assert_eq!(ledger.registry().keys.live().len(), whole);
+    let entry = enroll(&mut ledger, &ask("next", "any")).expect("committed");
+    assert_eq!(entry.id.as_str(), half_id);
+    assert_eq!(home.keys().lines().count(), whole + 1);
+}
+
+#[test]
+fn purging_replaces_the_file_while_there_is_something_to_purge() {
+    let home = Home::new();
+    fs::write(home.path("client.keys"), "009 !old any k\n").expect("written");
+    let mut ledger = home.open();
+    let mut enroll = |name: &str| {
+        let mut batch = ledger.batch();
+        grant(&mut ledger, &mut batch, &ask(name, "any"));
+        ledger.commit(batch, Trace::Nothing).expect("committed")
+    };
+    assert_eq!([enroll("a1"), enroll("b1")], [Wrote::Whole, Wrote::Added]);
+    assert_eq!(home.keys(), "010 a1 any key-of-a1\n011 b1 any key-of-b1\n");
 }
 
 fn remove_database(directory: &Path) {

@@ -22,7 +22,7 @@ use crate::{
     contested::Contested,
     counters::Counters,
     keystore::Trace,
-    ledger::{Batch, Ledger},
+    ledger::{Batch, Ledger, Wrote},
     registry::{Ask, Clash, GivesWay, KnownLiveness, Method, Policy, Verdict},
 };
 
@@ -32,6 +32,12 @@ const MAX_BATCH: usize = 1024;
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long after a change the stock text of registration times is written.
 const TIMESTAMPS_DELAY: Duration = Duration::from_secs(2);
+
+/// How long after the first lines were added to the key file it is written whole again. Stock programs that have not
+/// noticed the lines do then.
+const TIDY_DELAY: Duration = Duration::from_secs(2);
+/// A large file takes time to write; it is not written whole for more than one part in so many of all time.
+const TIDY_SHARE: u32 = 20;
 
 /// An answer that waits for its batch to be durable.
 enum Waiting {
@@ -48,6 +54,8 @@ pub(super) struct Keeper {
     generation: watch::Sender<u64>,
     shared: Arc<Shared>,
     timestamps_due: Option<Instant>,
+    tidy_due: Option<Instant>,
+    tidy_delay: Duration,
     contested: Contested,
     /// Begins with the time, so that it is another one after a restart.
     groups_version: u64,
@@ -71,6 +79,8 @@ impl Keeper {
             generation,
             shared,
             timestamps_due: None,
+            tidy_due: None,
+            tidy_delay: TIDY_DELAY,
             contested: Contested::default(),
             groups_version: clock::unix_ms(),
             is_stopping: false,
@@ -82,7 +92,8 @@ impl Keeper {
     pub(super) async fn work(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut look_due = Instant::now() + LOOK_INTERVAL;
         loop {
-            let due = self.timestamps_due.map_or(look_due, |due| due.min(look_due));
+            let others_due = [self.timestamps_due, self.tidy_due];
+            let due = others_due.into_iter().flatten().fold(look_due, Instant::min);
             match tokio::time::timeout_at(due, queue.recv()).await {
                 Ok(Some(first)) => {
                     let mut commands = vec![first];
@@ -106,9 +117,15 @@ impl Keeper {
             if self.timestamps_due.is_some_and(|due| due <= Instant::now()) {
                 self.write_timestamps();
             }
+            if self.tidy_due.is_some_and(|due| due <= Instant::now()) {
+                self.tidy();
+            }
         }
         if self.timestamps_due.is_some() {
             self.write_timestamps();
+        }
+        if self.tidy_due.is_some() {
+            self.tidy();
         }
     }
 
@@ -159,9 +176,9 @@ impl Keeper {
         }
         let changes_agents = batch.changes_agents();
         match self.ledger.commit(batch, self.policy.trace) {
-            Ok(()) => {
+            Ok(wrote) => {
+                self.count(wrote);
                 if changes_agents {
-                    self.counters.key_file_writes_total.increment();
                     self.shared.cannot_write.store(false, Ordering::Relaxed);
                     self.changed();
                 }
@@ -178,6 +195,45 @@ impl Keeper {
                 false
             }
         }
+    }
+
+    fn count(&mut self, wrote: Wrote) {
+        match wrote {
+            Wrote::Nothing => {}
+            Wrote::Added => {
+                self.counters.key_file_appends_total.increment();
+                self.tidy_due.get_or_insert(Instant::now() + self.tidy_delay);
+            }
+            Wrote::Whole => {
+                self.counters.key_file_writes_total.increment();
+                self.tidy_due = None;
+            }
+        }
+    }
+
+    /// Writes the key file whole if lines were added to it. Nothing is lost when that fails: it is tried again.
+    fn tidy(&mut self) {
+        self.tidy_due = None;
+        let may_write = self.take_over_edits(clock::unix_ms());
+        if !self.ledger.is_untidy() {
+            return;
+        }
+        let began = Instant::now();
+        let outcome = if may_write {
+            self.ledger.tidy().map(|()| true)
+        } else {
+            Ok(false)
+        };
+        match outcome {
+            Ok(true) => {
+                self.count(Wrote::Whole);
+                self.tidy_delay = TIDY_DELAY.max(began.elapsed() * TIDY_SHARE);
+                return;
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "cannot write the key file whole; it says everything, trying again"),
+        }
+        self.tidy_due = Some(Instant::now() + LOOK_INTERVAL);
     }
 
     /// The file cannot be looked at: nothing that changes agents may happen.

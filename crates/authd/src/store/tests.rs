@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{os::unix::fs::MetadataExt, path::Path};
 
 use muster_proto::enrollment::{force::Rules, request::GivenAddress};
 use tokio_util::sync::CancellationToken;
@@ -76,13 +76,31 @@ async fn requests_that_wait_together_share_a_write() {
         adds.spawn(async move { add(&store, &format!("n{number}")).await.is_some() });
     }
     assert!(adds.join_all().await.into_iter().all(|granted| granted));
-    let writes = running.counters.key_file_writes_total.value();
+    let counters = &running.counters;
+    let writes = counters.key_file_writes_total.value() + counters.key_file_appends_total.value();
     assert!(writes < 100, "{writes} writes for 500 keys");
     let lines = std::fs::read_to_string(home.path().join("client.keys"))
         .expect("read")
         .lines()
         .count();
     assert_eq!(lines, 500);
+    running.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_file_that_has_grown_is_written_whole_some_time_later() {
+    let home = tempfile::tempdir().expect("directory");
+    let running = start(home.path());
+    for name in ["a1", "b1"] {
+        add(&running.store, name).await.expect("granted");
+    }
+    let counters = &running.counters;
+    assert_eq!(counters.key_file_appends_total.value(), 1);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while counters.key_file_writes_total.value() < 2 {
+        assert!(std::time::Instant::now() < until, "it is not written whole");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     running.stop.cancel();
 }
 
@@ -124,9 +142,17 @@ async fn a_key_that_is_taken_back_is_gone_unless_its_id_has_another_by_now() {
 async fn stopping_comes_behind_what_waits_and_writes_what_is_due() {
     let home = tempfile::tempdir().expect("directory");
     let running = start(home.path());
-    let (entry, ()) = tokio::join!(add(&running.store, "a1"), running.store.stop());
+    let path = home.path().join("client.keys");
+    add(&running.store, "a1").await.expect("granted");
+    let before = std::fs::metadata(&path).expect("metadata").ino();
+    let (entry, ()) = tokio::join!(add(&running.store, "b1"), running.store.stop());
     assert!(entry.is_some());
     running.end.await.expect("ended");
+    assert_ne!(
+        std::fs::metadata(&path).expect("metadata").ino(),
+        before,
+        "a file that has grown is written whole"
+    );
     assert!(
         std::fs::read_to_string(home.path().join("agents-timestamp"))
             .expect("written")

@@ -96,6 +96,8 @@ fn a_write_that_fails_refuses_and_loses_nothing() {
     let home = Home::new("");
     let daemon = home.start();
     home.enroll("OSSEC A:'a1'");
+    // Nothing is added to a file that somebody else has written: it has to be replaced.
+    home.write("etc/client.keys", &format!("# edited\n{}", home.keys()));
     let before = home.keys();
     // A directory where the new file is to be written: not even root gets past it.
     fs::create_dir(home.path("etc/client.keys.muster-new")).expect("made");
