@@ -277,3 +277,34 @@ fn an_agent_is_removed_where_that_is_switched_on_and_responds_where_that_is_list
     })?;
     Ok(())
 }
+
+#[test]
+fn an_agent_whose_key_is_void_enrolls_and_its_new_id_is_told() -> Result<()> {
+    let desk = Desk::open("read,act,destroy", "<control enabled=\"yes\" destroy=\"yes\"/>")?;
+    let web = connected(&desk.home, "web-01", Family::WazuhAes)?;
+    let ossec = connected(&desk.home, "ossec-01", Family::Ossec3)?;
+    let id = web.key.id.clone();
+    let has_key = |id: &str, name: &str| -> Result<bool> {
+        let keys = desk.home.client_keys()?;
+        Ok(keys.lines().any(|line| line.starts_with(&format!("{id} {name}"))))
+    };
+    let asked = desk.ask(&["agent.rekey", &ossec.key.id])?;
+    assert_eq!((asked.code, &asked.reply()?["outcome"]), (1, &json!("failed")));
+    assert!(has_key(&ossec.key.id, "ossec-01")?, "it could not come back");
+
+    let asked = desk.ask(&["agent.rekey", &id])?;
+    let reply = asked.reply()?.clone();
+    assert_eq!((asked.code, &reply["outcome"]), (0, &json!("accepted")));
+    assert!(!has_key(&id, "web-01")?, "the old key is good for something");
+    let again = connected(&desk.home, "web-01", Family::WazuhAes)?;
+    assert_ne!(again.key.id, id);
+    let result = desk.wait_for_result(&id, &reply["ticket"])?;
+    assert_eq!(
+        (&result["outcome"], &result["text"]),
+        (
+            &json!("done"),
+            &json!(format!("the agent has enrolled as {}", again.key.id))
+        )
+    );
+    Ok(())
+}

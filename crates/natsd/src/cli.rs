@@ -267,6 +267,7 @@ async fn start(
             report: Arc::clone(&report),
             counters: Arc::clone(&counters),
             tickets,
+            enrollments: command::Enrollments::new(shared.followers.clone(), tokio::runtime::Handle::current()),
             service: command::Service::new(&nats.subject_prefix, &node, clock::unix_s()),
         };
         let watched = command::watch(ordered, Arc::clone(&shared), node.clone(), running.stopping());

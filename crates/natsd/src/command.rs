@@ -13,6 +13,7 @@
 
 mod act;
 mod discovery;
+mod enrollments;
 pub(crate) mod gate;
 mod reply;
 mod session;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     discovery::Service,
+    enrollments::Enrollments,
     ticket::{MAX_TICKETS, Ticket, watch},
 };
 use self::{
@@ -81,6 +83,8 @@ pub(crate) struct Commander {
     pub(crate) counters: Arc<Counters>,
     /// To [`watch`].
     pub(crate) tickets: mpsc::Sender<Ticket>,
+    /// For those who wait for an agent that lost its key.
+    pub(crate) enrollments: Enrollments,
     /// For those who look for services.
     pub(crate) service: Service,
 }

@@ -48,11 +48,13 @@ pub enum Verb {
     AgentRespond,
     /// An agent's key shall go.
     AgentRemove,
+    /// An agent's key shall go, and the agent enroll for another.
+    AgentRekey,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AgentStatus,
         Self::AgentsSummary,
         Self::NodeStatus,
@@ -61,6 +63,7 @@ impl Verb {
         Self::AgentReload,
         Self::AgentRespond,
         Self::AgentRemove,
+        Self::AgentRekey,
     ];
 
     /// Noun and verb as they stand in the subject, with the fixed id of those that are about no agent.
@@ -74,6 +77,7 @@ impl Verb {
             Self::AgentReload => ("agent", None, "reload"),
             Self::AgentRespond => ("agent", None, "ar"),
             Self::AgentRemove => ("agent", None, "remove"),
+            Self::AgentRekey => ("agent", None, "rekey"),
         }
     }
 
@@ -88,6 +92,7 @@ impl Verb {
             Self::AgentReload => "agent.reload",
             Self::AgentRespond => "agent.ar",
             Self::AgentRemove => "agent.remove",
+            Self::AgentRekey => "agent.rekey",
         }
     }
 
@@ -229,6 +234,15 @@ pub struct Reply {
     pub data: Option<Value>,
 }
 
+/// What the broker makes of an inbox of another account.
+pub const FOREIGN_INBOX: &str = "_R_.";
+
+/// Whether a reply that came to `inbox` may have been signed for `subject`. Between accounts the broker puts a name of its
+/// own in the place of the inbox, and that is what the manager sees; then the nonce alone says whose reply it is.
+pub fn is_signed_for(subject: &str, inbox: &str) -> bool {
+    subject == inbox || subject.starts_with(FOREIGN_INBOX)
+}
+
 /// The body of an event that tells what came of an order to an agent, in the member `control_result`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TicketResult {
@@ -336,6 +350,13 @@ mod tests {
         for text in ["", "short", "abcdefghij 01234", "abcdefghij.01234", &"a".repeat(65)] {
             assert!(!is_nonce(text), "{text}");
         }
+    }
+
+    #[test]
+    fn reply_is_for_the_inbox_it_came_to_or_for_one_of_another_account() {
+        assert!(is_signed_for("_INBOX.soc.1", "_INBOX.soc.1"));
+        assert!(!is_signed_for("_INBOX.soc.2", "_INBOX.soc.1"));
+        assert!(is_signed_for("_R_.nkX1s4.Yv2w1A", "_INBOX.soc.1"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, builder::PossibleValuesParser};
 use muster_proto::{
     agent::AgentId,
-    command::{Address, Outcome, Reply, Request as Body, Unsigned, Verb},
+    command::{Address, Outcome, Reply, Request as Body, Unsigned, Verb, is_signed_for},
     event::{header, preamble::Preamble, subject::token},
 };
 use muster_service::{
@@ -351,7 +351,7 @@ fn read(message: &Message, subject: &str, nonce: &str) -> anyhow::Result<(Reply,
     let signature = URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
     let signed = preamble.signed_bytes(&message.payload);
     let fits = KeyPair::from_public_key(preamble.key_id).is_ok_and(|key| key.verify(&signed, &signature).is_ok());
-    if !fits || preamble.subject != message.subject.as_str() {
+    if !fits || !is_signed_for(preamble.subject, &message.subject) {
         bail!("the signature of the reply does not fit");
     }
     let reply: Reply = serde_json::from_value(body["reply"].clone()).context("the reply makes no sense")?;

@@ -1,6 +1,8 @@
 //! Carrying out what was granted: the other daemons are asked through their own sockets, as `muster-control` asks them.
 
-use std::{io, os::unix::net::UnixDatagram, path::Path, time::Duration};
+mod key;
+
+use std::{collections::BTreeMap, io, os::unix::net::UnixDatagram, path::Path, time::Duration};
 
 use muster_proto::{
     agent::{AgentId, AgentStatus},
@@ -8,7 +10,7 @@ use muster_proto::{
     ipc::control::{AgentInfo, DaemonStatus, Request, Response},
     local::{
         active_response::{Audience, Kind, Order},
-        auth, remote,
+        remote,
     },
     paths,
 };
@@ -20,13 +22,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::gate::{Grant, Respond};
+use super::{
+    enrollments::{Awaited, Enrollments},
+    gate::{Grant, Respond},
+};
 use crate::keeper::chain;
 
 /// How long one daemon may take for one answer.
 const ANSWER: Duration = Duration::from_secs(3);
-/// Agents asked for at a time.
-const PAGE: u32 = 200;
 /// The daemons of a manager.
 const DAEMONS: [&str; 4] = ["authd", "remoted", "keypolld", "natsd"];
 /// What stands in front of orders of an operator, by custom.
@@ -39,7 +42,7 @@ const RELOAD: &str = "com reload";
 const OSSEC: &str = "OSSEC";
 
 /// What came of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) outcome: Outcome,
     pub(crate) text: String,
@@ -78,32 +81,38 @@ impl Done {
 }
 
 /// What an order to an agent leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Pending {
     /// It comes back: its status changes to active behind this instant, in Unix seconds.
     Return(Option<u64>),
     /// It answers.
     Reload,
+    /// It enrolls.
+    Enrollment(Awaited),
 }
 
 /// Whether the request is this manager's affair: one to any manager is that of the one where the agent is.
 pub(crate) async fn concerns_us(address: &Address) -> bool {
     let Some(agent) = &address.agent else { return true };
     match agent_info(agent).await {
-        Ok(Some(info)) => info.status == AgentStatus::Active || address.verb == Verb::AgentRemove,
+        Ok(Some(info)) => {
+            let is_there = info.status == AgentStatus::Active;
+            is_there || matches!(address.verb, Verb::AgentRemove | Verb::AgentRekey)
+        }
         Ok(None) | Err(_) => false,
     }
 }
 
 /// Does it. Whatever waits for an agent is left pending.
-pub(crate) async fn carry_out(grant: &Grant, node: &str) -> Done {
+pub(crate) async fn carry_out(grant: &Grant, node: &str, enrollments: &Enrollments) -> Done {
     let nobody = AgentId::new("");
     let agent = grant.address.agent.as_ref().unwrap_or(&nobody);
     let done = match (grant.address.verb, &grant.respond) {
         (Verb::AgentStatus, _) => status(agent).await,
         (Verb::AgentsSummary, _) => summary().await,
         (Verb::NodeStatus, _) => Ok(node_status().await),
-        (Verb::AgentRemove, _) => return remove(agent).await,
+        (Verb::AgentRemove, _) => return key::remove(agent).await,
+        (Verb::AgentRekey, _) => key::rekey(agent, enrollments).await,
         (verb, respond) => order(agent, verb, respond.as_ref(), node).await,
     };
     done.unwrap_or_else(|error| Done::failed(unreachable("remoted", &error)))
@@ -119,35 +128,37 @@ async fn status(agent: &AgentId) -> Result<Done, ClientError> {
     ))
 }
 
+/// From one look at the roster: pages of it would be of different moments, and take seconds with many agents.
 async fn summary() -> Result<Done, ClientError> {
-    let mut client = connect("remoted").await?;
-    let (mut after, mut counts, mut total) = (None, std::collections::BTreeMap::<_, u64>::new(), 0_u64);
-    for status in [
-        AgentStatus::Active,
-        AgentStatus::Disconnected,
-        AgentStatus::Pending,
-        AgentStatus::NeverConnected,
-    ] {
-        counts.insert(status.to_string(), 0);
-    }
-    loop {
-        let asked = Request::Agents { after, limit: PAGE };
-        let Response::Agents { agents, more } = client.ask(&asked).await? else {
-            return Ok(Done::failed("remoted answered something else than was asked"));
-        };
-        for agent in &agents {
-            *counts.entry(agent.status.to_string()).or_default() += 1;
-            total += 1;
-        }
-        after = agents.last().map(|agent| agent.id.clone());
-        if !more || after.is_none() {
-            break;
-        }
-    }
+    let Response::Status(status) = connect("remoted").await?.ask(&Request::Status).await? else {
+        return Ok(Done::failed("remoted answered something else than was asked"));
+    };
+    let Some((total, counts)) = census(&status.facts) else {
+        return Ok(Done::failed("remoted does not say how many agents there are"));
+    };
     Ok(Done::with(
         format!("{total} agents"),
         Some(json!({"total": total, "status": counts})),
     ))
+}
+
+/// How many agents there are, and how many of them have which status.
+fn census(facts: &[(String, String)]) -> Option<(u64, BTreeMap<String, u64>)> {
+    let count = |wanted: &str| {
+        let (_, count) = facts.iter().find(|(name, _)| name == wanted)?;
+        count.parse::<u64>().ok()
+    };
+    let statuses = [
+        AgentStatus::Active,
+        AgentStatus::Disconnected,
+        AgentStatus::Pending,
+        AgentStatus::NeverConnected,
+    ];
+    let counts = statuses.map(|status| {
+        let status = status.to_string();
+        Some((status.clone(), count(&status)?))
+    });
+    Some((count("agents")?, counts.into_iter().collect::<Option<_>>()?))
 }
 
 async fn node_status() -> Done {
@@ -247,27 +258,6 @@ fn response(respond: &Respond, node: &str) -> Vec<u8> {
     order.to_string().into_bytes()
 }
 
-async fn remove(agent: &AgentId) -> Done {
-    let request = auth::Request::Remove {
-        id: agent.clone(),
-        purge: false,
-    };
-    let answered = exchange(
-        paths::AUTH_SOCKET,
-        auth::frame(&request.to_payload()),
-        auth::payload_len,
-        ANSWER * 2,
-    );
-    match answered.await {
-        Ok(payload) => match auth::Answer::parse(&payload) {
-            Ok(auth::Answer::Removed) => Done::with(format!("agent {agent} is removed"), None),
-            Ok(auth::Answer::Error(error)) => Done::failed(format!("agent {agent}: {error}")),
-            Ok(auth::Answer::Agent(_)) | Err(_) => Done::failed("authd answered something else than was asked"),
-        },
-        Err(error) => Done::failed(format!("cannot ask authd: {error}")),
-    }
-}
-
 /// Asks an agent to reload, and waits for its answer: `ok` or why not.
 pub(crate) async fn reload(agent: &AgentId, patience: Duration) -> (Outcome, String) {
     let request = format!("{agent} {RELOAD}");
@@ -344,7 +334,7 @@ fn unreachable(daemon: &str, error: &ClientError) -> String {
 mod tests {
     use super::*;
 
-    fn agent(status: AgentStatus, since: Option<u64>, version: &str) -> AgentInfo {
+    pub(super) fn agent(status: AgentStatus, since: Option<u64>, version: &str) -> AgentInfo {
         AgentInfo {
             id: AgentId::new("001"),
             name: "web-01".to_owned(),
@@ -382,6 +372,25 @@ mod tests {
         assert!(unable(&ossec, Verb::AgentReload).is_some());
         assert!(unable(&ossec, Verb::AgentReconnect).is_some());
         assert_eq!(unable(&away, Verb::AgentRestart), Some("it is not connected"));
+    }
+
+    #[test]
+    fn summary_says_how_many_have_which_status_or_nothing() {
+        let facts = [
+            ("agents", "7"),
+            ("active", "4"),
+            ("pending", "0"),
+            ("disconnected", "2"),
+            ("never_connected", "1"),
+        ];
+        let facts = facts.map(|(name, count)| (name.to_owned(), count.to_owned()));
+        let (total, counts) = census(&facts).expect("complete");
+        assert_eq!(total, 7);
+        assert_eq!(
+            json!(counts),
+            json!({"active": 4, "disconnected": 2, "never_connected": 1, "pending": 0})
+        );
+        assert!(census(&facts[..4]).is_none());
     }
 
     #[test]

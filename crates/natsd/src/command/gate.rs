@@ -431,8 +431,7 @@ impl Gate {
 /// Whether this is where requesters wait. Anywhere else, our reply would be a message that the requester may not send:
 /// an entry of the bucket of agents, an order to the broker, an acknowledgement of an event.
 pub(crate) fn is_inbox(subject: &str) -> bool {
-    // The second is what the broker makes of an inbox of another account.
-    let theirs = subject.starts_with("_INBOX.") || subject.starts_with("_R_.");
+    let theirs = subject.starts_with("_INBOX.") || subject.starts_with(command::FOREIGN_INBOX);
     let ours = subject.strip_prefix(INBOX_PREFIX);
     theirs && subject.len() <= MAX_SUBJECT_LEN && !ours.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
@@ -442,7 +441,7 @@ fn role(verb: Verb) -> ControlRole {
     match verb {
         Verb::AgentStatus | Verb::AgentsSummary | Verb::NodeStatus => ControlRole::Read,
         Verb::AgentRestart | Verb::AgentReconnect | Verb::AgentReload | Verb::AgentRespond => ControlRole::Act,
-        Verb::AgentRemove => ControlRole::Destroy,
+        Verb::AgentRemove | Verb::AgentRekey => ControlRole::Destroy,
     }
 }
 

@@ -306,7 +306,7 @@ impl Commander {
                 return Refusal::NoAudit.into();
             }
         }
-        let done = timeout(DEADLINE, act::carry_out(grant, &self.node)).await;
+        let done = timeout(DEADLINE, act::carry_out(grant, &self.node, &self.enrollments)).await;
         let mut done = done.unwrap_or_else(|_| Done::failed("the daemons took too long"));
         let pending = done.pending.take();
         let mut settled = Settled::from(done);

@@ -14,7 +14,7 @@ use muster_service::clock;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,8 @@ use crate::keeper::{Errand, Shared};
 pub(crate) const MAX_TICKETS: usize = 256;
 /// How long an agent may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long one may take that has to find out first that its key is void. Stock agents try several times before.
+const PATIENCE_ENROLLING: Duration = Duration::from_secs(900);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Failures matter a little more than successes.
@@ -54,12 +56,12 @@ pub(crate) async fn watch(
             () = stop.cancelled() => break,
             Some(_) = watched.join_next() => {}
             ticket = tickets.recv(), if watched.len() < MAX_TICKETS => match ticket {
-                Some(ticket) => {
+                Some(mut ticket) => {
                     let (shared, node, stop) = (Arc::clone(&shared), node.clone(), stop.clone());
                     watched.spawn(async move {
                         let (outcome, text) = tokio::select! {
                             () = stop.cancelled() => (Outcome::Unconfirmed, "natsd was stopped".to_owned()),
-                            result = follow(&ticket) => result,
+                            result = follow(&mut ticket) => result,
                         };
                         if !shared.send(Errand::Event(event(&ticket, &node, outcome, text))) {
                             tracing::warn!(ticket = ticket.id, "too many events at once; a result is missing");
@@ -73,16 +75,30 @@ pub(crate) async fn watch(
     while watched.join_next().await.is_some() {}
 }
 
-async fn follow(ticket: &Ticket) -> (Outcome, String) {
-    let before = match ticket.pending {
-        Pending::Reload => return act::reload(&ticket.agent, PATIENCE).await,
-        Pending::Return(before) => before,
-    };
+async fn follow(ticket: &mut Ticket) -> (Outcome, String) {
+    match &mut ticket.pending {
+        Pending::Reload => act::reload(&ticket.agent, PATIENCE).await,
+        Pending::Return(before) => until_back(&ticket.agent, *before).await,
+        Pending::Enrollment(awaited) => match timeout(PATIENCE_ENROLLING, awaited).await {
+            Ok(Ok(id)) => (Outcome::Done, format!("the agent has enrolled as {id}")),
+            Ok(Err(_)) => (
+                Outcome::Unconfirmed,
+                "there were too many events to see whether the agent has enrolled".to_owned(),
+            ),
+            Err(_) => (
+                Outcome::Unconfirmed,
+                format!("the agent has not enrolled within {} s", PATIENCE_ENROLLING.as_secs()),
+            ),
+        },
+    }
+}
+
+async fn until_back(agent: &AgentId, before: Option<u64>) -> (Outcome, String) {
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         sleep(LOOK).await;
-        match act::agent_info(&ticket.agent).await {
-            Ok(Some(agent)) if act::has_returned(before, &agent) => {
+        match act::agent_info(agent).await {
+            Ok(Some(info)) if act::has_returned(before, &info) => {
                 return (Outcome::Done, "the agent has come back".to_owned());
             }
             Ok(None) => return (Outcome::Failed, "the agent was removed".to_owned()),

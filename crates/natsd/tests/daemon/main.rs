@@ -1,5 +1,6 @@
 //! The real daemon against a real nats-server.
 
+mod accounts;
 mod audit;
 mod damage;
 mod faults;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{block_on, natsd::Home, producer, server::Server, wait_for};
 
-const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/nats/nats-server.conf");
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/nats");
 
 /// `ca.pem`, and certificates `server` and `client` signed by it.
 fn certificates(folder: &Path) {
@@ -28,7 +28,7 @@ fn certificates(folder: &Path) {
     }
 }
 
-/// A server with the shipped configuration, and keys for its users.
+/// A server with a shipped configuration, and keys for its users.
 pub(crate) struct Shipped {
     folder: tempfile::TempDir,
     pub(crate) server: Server,
@@ -40,13 +40,17 @@ pub(crate) struct Shipped {
 
 impl Shipped {
     pub(crate) fn start() -> Self {
+        Self::with("nats-server.conf")
+    }
+
+    pub(crate) fn with(config: &str) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let [manager, consumer, operator, administrator] = [(); 4].map(|()| KeyPair::new_user());
         let folder = tempfile::tempdir().expect("directory");
         certificates(folder.path());
         let server = Server::with_config(|store, port| {
             let path = |name: &str| folder.path().join(name).display().to_string();
-            fs::read_to_string(CONFIG)
+            fs::read_to_string(Path::new(DEPLOY).join(config))
                 .expect("the shipped configuration")
                 .replace("0.0.0.0:4222", &format!("127.0.0.1:{port}"))
                 .replace("127.0.0.1:8222", "127.0.0.1:-1")

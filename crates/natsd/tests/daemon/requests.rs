@@ -10,7 +10,7 @@ use muster_natsd::{
     keys::KeyFile,
     signature::{Preamble, public_key, verifies},
 };
-use muster_proto::command::{Reply, Request, Unsigned};
+use muster_proto::command::{self, Reply, Request, Unsigned};
 use muster_service::clock;
 use nkeys::KeyPair;
 use serde_json::{Map, Value};
@@ -20,13 +20,14 @@ use crate::{block_on, natsd::Home, permissions::Shipped, server::Server, wait_fo
 /// Requests that an earlier process may have seen are refused for so long.
 const GUARD: Duration = Duration::from_secs(6);
 
-struct Desk {
+/// A manager with requests switched on, at a server with a shipped configuration, and who may ask it.
+pub(crate) struct Desk {
     // The first to go.
     _natsd: crate::natsd::Natsd,
-    shipped: Shipped,
+    pub(crate) shipped: Shipped,
     home: Home,
-    reader: KeyPair,
-    actor: KeyPair,
+    pub(crate) reader: KeyPair,
+    pub(crate) actor: KeyPair,
 }
 
 fn keys(reader: &KeyPair, actor: &KeyPair) -> String {
@@ -41,7 +42,10 @@ fn keys(reader: &KeyPair, actor: &KeyPair) -> String {
 
 impl Desk {
     fn open() -> Self {
-        let shipped = Shipped::start();
+        Self::at(Shipped::start())
+    }
+
+    pub(crate) fn at(shipped: Shipped) -> Self {
         let (reader, actor) = (KeyPair::new_user(), KeyPair::new_user());
         let home = shipped.home(&keys(&reader, &actor));
         shipped.provision(&home);
@@ -71,7 +75,7 @@ impl Desk {
         assert!(self.home.status().is_some());
     }
 
-    async fn operator(&self) -> Client {
+    pub(crate) async fn operator(&self) -> Client {
         let options = self.shipped.options(&self.shipped.operator, "_INBOX.operator");
         self.shipped.server.client_with(options).await
     }
@@ -94,7 +98,7 @@ impl Desk {
         let headers = message.headers.as_ref().expect("headers");
         let header = |name: &str| headers.get(name).map(async_nats::HeaderValue::as_str);
         let preamble = Preamble::of(header).expect("complete");
-        assert_eq!(preamble.subject, message.subject.as_str());
+        assert!(command::is_signed_for(preamble.subject, &message.subject));
         let own = KeyFile::read(&self.home.path("etc/nats/signing.nk"))
             .expect("reads")
             .public();
@@ -106,14 +110,14 @@ impl Desk {
         serde_json::from_value(body["reply"].clone()).expect("a reply")
     }
 
-    async fn ask(&self, client: &Client, subject: &str, headers: HeaderMap, body: Vec<u8>) -> Reply {
+    pub(crate) async fn ask(&self, client: &Client, subject: &str, headers: HeaderMap, body: Vec<u8>) -> Reply {
         let asked = client.request_with_headers(subject.to_owned(), headers, body.into());
         let message = tokio::time::timeout(Duration::from_secs(10), asked).await;
         self.read(&message.expect("in time").expect("a reply"))
     }
 }
 
-fn request(key: &KeyPair, subject: &str, nonce: &str, life: u64) -> (HeaderMap, Vec<u8>) {
+pub(crate) fn request(key: &KeyPair, subject: &str, nonce: &str, life: u64) -> (HeaderMap, Vec<u8>) {
     let now = clock::unix_ms();
     let request = Request {
         exp: now / 1000 + life,

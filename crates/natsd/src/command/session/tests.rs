@@ -6,7 +6,7 @@ use muster_proto::{
 
 use super::*;
 use crate::{
-    command::{Doorkeeper, MAX_TICKETS, Service, gate::Signer},
+    command::{Doorkeeper, Enrollments, MAX_TICKETS, Service, gate::Signer},
     keeper::{Keeper, Parts},
     message::Composer,
     sequence::Sequencer,
@@ -56,6 +56,7 @@ fn without_audit(directory: &std::path::Path) -> (Commander, Keeper, mpsc::Recei
         nats,
         node: "mgr-a".to_owned(),
         epoch: 1,
+        enrollments: Enrollments::new(shared.followers.clone(), tokio::runtime::Handle::current()),
         shared,
         report,
         counters,
