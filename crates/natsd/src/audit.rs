@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::keys::Keyring;
+use crate::{aside::Aside, keys::Keyring};
 
 /// A file of this size is put aside and the next one begun.
 const ROTATE_LEN: u64 = 16 * 1024 * 1024;
@@ -37,6 +37,7 @@ pub(crate) struct Audit {
     head: String,
     head_signed: String,
     head_signed_ms: u64,
+    aside: Aside,
 }
 
 #[derive(Serialize)]
@@ -63,7 +64,13 @@ impl Audit {
             head_signed: head.clone(),
             head,
             head_signed_ms: 0,
+            aside: Aside::default(),
         })
+    }
+
+    /// From now on the disk is waited for there.
+    pub(crate) fn work_aside(&mut self, aside: Aside) {
+        self.aside = aside;
     }
 
     /// Writes a line. Gives it without its end.
@@ -100,7 +107,12 @@ impl Audit {
             let signature = keyring.sign(self.head.as_bytes());
             let detail = serde_json::json!({"head": self.head, "kid": keyring.key_id(), "sig": signature});
             self.write("head", &detail, now_ms)?;
-            self.file.sync_data()?;
+            let file = self.file.try_clone()?;
+            drop(self.aside.run(move || {
+                if let Err(error) = file.sync_data() {
+                    tracing::error!(%error, "cannot sync the audit trail");
+                }
+            }));
             self.head_signed.clone_from(&self.head);
             self.head_signed_ms = now_ms;
         }

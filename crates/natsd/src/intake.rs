@@ -25,8 +25,12 @@ use crate::{
 pub(crate) const MAX_PRODUCERS: usize = 64;
 /// The longest name of a producer.
 const MAX_NAME_LEN: usize = 32;
-/// Batches of one producer that may be under way; its next one is not read before.
-const MAX_BATCHES_UNDER_WAY: usize = 4;
+/// Batches of one producer that may be under way, however large; its next one is not read before.
+const LARGE_BATCHES_UNDER_WAY: usize = 4;
+/// The same of small ones: who brings a few at a time waits for no more syncs than who brings many.
+const BATCHES_UNDER_WAY: usize = 128;
+/// Bytes of bodies up to which batches are small, all that are under way together.
+const SMALL_LEN: usize = 256 * 1024;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -92,7 +96,7 @@ async fn converse(
     tracing::info!(producer, taken, "producer connected");
     connection.send(&FromNatsd::Resume { taken }).await?;
     let (mut reader, mut writer) = connection.into_split();
-    let mut under_way: VecDeque<oneshot::Receiver<u64>> = VecDeque::new();
+    let mut under_way: VecDeque<UnderWay> = VecDeque::new();
     loop {
         tokio::select! {
             biased;
@@ -100,9 +104,9 @@ async fn converse(
                 under_way.pop_front();
                 acknowledge(&mut writer, number?, &mut taken).await?;
             }
-            message = reader.receive(), if under_way.len() < MAX_BATCHES_UNDER_WAY => match message? {
+            message = reader.receive(), if may_read(&under_way) => match message? {
                 Some(ToNatsd::Batch(events)) => {
-                    let mut last = 0;
+                    let (mut last, mut len) = (0, 0);
                     for event in &events {
                         if event.number <= last {
                             return Err(IntakeError::Order);
@@ -111,12 +115,13 @@ async fn converse(
                             return Err(IntakeError::TooLong(event.event.body.len()));
                         }
                         last = event.number;
+                        len += event.event.body.len();
                     }
                     counters.events_received_total.add(u64::try_from(events.len()).unwrap_or(0));
                     let (sender, receiver) = oneshot::channel();
                     let batch = Batch { producer: producer.clone(), incarnation, events, taken: sender };
                     keeper.send(batch).await.map_err(|_| IntakeError::Stopping)?;
-                    under_way.push_back(receiver);
+                    under_way.push_back(UnderWay { taken: receiver, len });
                 }
                 Some(ToNatsd::Produce { .. }) => return Err(IntakeError::Twice),
                 None => return Ok(()),
@@ -125,9 +130,22 @@ async fn converse(
     }
 }
 
-async fn first(under_way: &mut VecDeque<oneshot::Receiver<u64>>) -> Result<u64, IntakeError> {
+/// A batch that is not yet safe.
+struct UnderWay {
+    taken: oneshot::Receiver<u64>,
+    len: usize,
+}
+
+fn may_read(under_way: &VecDeque<UnderWay>) -> bool {
+    match under_way.len() {
+        0..LARGE_BATCHES_UNDER_WAY => true,
+        count => count < BATCHES_UNDER_WAY && under_way.iter().map(|batch| batch.len).sum::<usize>() < SMALL_LEN,
+    }
+}
+
+async fn first(under_way: &mut VecDeque<UnderWay>) -> Result<u64, IntakeError> {
     match under_way.front_mut() {
-        Some(receiver) => receiver.await.map_err(|_| IntakeError::Stopping),
+        Some(batch) => (&mut batch.taken).await.map_err(|_| IntakeError::Stopping),
         None => std::future::pending().await,
     }
 }

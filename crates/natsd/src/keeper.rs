@@ -8,6 +8,7 @@ mod commit;
 mod findings;
 mod own;
 mod shared;
+mod tidy;
 
 use std::{
     collections::BTreeMap,
@@ -24,12 +25,13 @@ use muster_service::clock;
 use serde_json::json;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
-use self::findings::Findings;
 pub(crate) use self::{
     commit::published,
     shared::{Audited, Errand, Shared},
 };
+use self::{findings::Findings, tidy::Tidy};
 use crate::{
+    aside::Aside,
     audit::Audit,
     message::Composer,
     publish::kv::Roll,
@@ -94,10 +96,7 @@ pub(crate) struct Keeper {
     /// Events of our own that wait for the next commit.
     own: Vec<Event>,
     health_ms: u64,
-    /// When it was written down last how far the broker has acknowledged.
-    cursor_ms: u64,
-    /// Why the spool cannot be tidied, as told.
-    tidy_trouble: Option<String>,
+    tidy: Tidy,
     received_before: u64,
 }
 
@@ -127,8 +126,7 @@ impl Keeper {
             batches,
             own: Vec::new(),
             health_ms: 0,
-            cursor_ms: 0,
-            tidy_trouble: None,
+            tidy: Tidy::default(),
             received_before: 0,
         };
         if !keeper.composer.history {
@@ -140,7 +138,15 @@ impl Keeper {
     }
 
     /// Starts the thread. It ends when every sender of batches is gone, after the last commit.
-    pub(crate) fn start(self) -> std::io::Result<thread::JoinHandle<()>> {
+    pub(crate) fn start(mut self) -> std::io::Result<thread::JoinHandle<()>> {
+        // Two, since making a segment takes longer than the small files may wait.
+        let (segments, notes) = (Aside::start("segments")?, Aside::start("notes")?);
+        self.shared.spool().work_aside(segments);
+        self.sequencer.work_aside(notes.clone());
+        if let Some(audit) = &mut self.audit {
+            audit.work_aside(notes.clone());
+        }
+        self.tidy.aside = notes;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         thread::Builder::new()
             .name("spool".to_owned())
@@ -161,7 +167,7 @@ impl Keeper {
         }
         self.audit_act("stopped", &json!({}));
         self.tidy();
-        self.tidy_spool(clock::unix_ms(), true);
+        self.tidy_spool_at_last(clock::unix_ms());
         if let Err(error) = self.sequencer.close() {
             tracing::warn!(
                 error = chain(&error),

@@ -4,11 +4,14 @@
 //! it is above anything ever used, at the price of a hole of fewer than [`RESERVE`] numbers, which is declared: the
 //! first event of an epoch says what the last sequence before it was.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::spool::{Recovered, SpoolError, slots::Slots};
+use crate::{
+    aside::{Aside, Pending},
+    spool::{Recovered, SpoolError, slots::Slots},
+};
 
 /// How many numbers are reserved at a time.
 pub(crate) const RESERVE: u64 = 4096;
@@ -22,10 +25,21 @@ struct State {
     reserved_upto: u64,
 }
 
+/// A reservation that was written, or could not be.
+#[derive(Debug)]
+struct Reserved {
+    slots: Slots,
+    upto: u64,
+    written: Result<(), SpoolError>,
+}
+
 /// Gives sequences out.
 #[derive(Debug)]
 pub(crate) struct Sequencer {
-    slots: Slots,
+    /// Absent while the next reservation is written.
+    slots: Option<Slots>,
+    pending: Option<Pending<Reserved>>,
+    aside: Aside,
     node: String,
     /// Which start of natsd this is.
     pub(crate) epoch: u64,
@@ -55,7 +69,9 @@ impl Sequencer {
             None => now_s.max(recovered.last_epoch) + 1,
         };
         let mut sequencer = Self {
-            slots,
+            slots: Some(slots),
+            pending: None,
+            aside: Aside::default(),
             node: node.to_owned(),
             epoch,
             known: recovered.last_seq,
@@ -68,8 +84,16 @@ impl Sequencer {
         Ok(sequencer)
     }
 
+    /// From now on the next numbers are reserved there, before they are needed.
+    pub(crate) fn work_aside(&mut self, aside: Aside) {
+        self.aside = aside;
+    }
+
     /// The next sequence. The reservation behind it is on the disk.
     pub(crate) fn next(&mut self) -> Result<u64, SpoolError> {
+        if self.next + RESERVE / 2 > self.reserved_upto {
+            self.reserve_ahead();
+        }
         if self.next > self.reserved_upto {
             self.reserve()?;
         }
@@ -85,24 +109,71 @@ impl Sequencer {
 
     /// Gives the rest of the reservation back, so that an orderly restart leaves no hole.
     pub(crate) fn close(&mut self) -> Result<(), SpoolError> {
+        self.settle_pending();
         self.reserved_upto = self.last();
         self.write()
     }
 
+    /// Waits for the disk.
     fn reserve(&mut self) -> Result<(), SpoolError> {
+        self.settle_pending();
+        if self.next <= self.reserved_upto {
+            return Ok(());
+        }
         let before = self.reserved_upto;
         self.reserved_upto = self.last() + RESERVE;
         self.write().inspect_err(|_| self.reserved_upto = before)
     }
 
+    fn reserve_ahead(&mut self) {
+        if let Some(reserved) = self.pending.as_ref().and_then(Pending::finished) {
+            self.settle(reserved);
+            return;
+        }
+        let Some(mut slots) = self.slots.take() else { return };
+        let upto = self.last() + RESERVE;
+        let state = self.state(upto);
+        self.pending = Some(self.aside.run(move || {
+            let written = slots.write(&state);
+            Reserved { slots, upto, written }
+        }));
+    }
+
+    fn settle_pending(&mut self) {
+        if let Some(reserved) = self.pending.take().and_then(Pending::wait) {
+            self.settle(reserved);
+        }
+    }
+
+    fn settle(&mut self, reserved: Reserved) {
+        self.pending = None;
+        self.slots = Some(reserved.slots);
+        // What could not be written is tried again, at the latest when the numbers have run out.
+        if reserved.written.is_ok() {
+            self.reserved_upto = reserved.upto;
+        }
+    }
+
     fn write(&mut self) -> Result<(), SpoolError> {
+        let state = self.state(self.reserved_upto);
+        match &mut self.slots {
+            Some(slots) => slots.write(&state),
+            None => Err(SpoolError::Io {
+                what: "cannot write",
+                path: STATE.into(),
+                source: io::Error::other("the thread that writes it has broken off"),
+            }),
+        }
+    }
+
+    fn state(&self, reserved_upto: u64) -> Vec<u8> {
         let state = State {
             node: self.node.clone(),
             epoch: self.epoch,
-            reserved_upto: self.reserved_upto,
+            reserved_upto,
         };
         // Two numbers and a text always serialise.
-        self.slots.write(&serde_json::to_vec(&state).unwrap_or_default())
+        serde_json::to_vec(&state).unwrap_or_default()
     }
 }
 

@@ -12,9 +12,11 @@
 //! What goes when the spool is full: `room`. What then does not fit is refused, and waits in the outboxes of the daemons
 //! that made it.
 
+mod commit;
 pub(crate) mod cursor;
 mod files;
 mod index;
+mod ready;
 pub(crate) mod record;
 mod recover;
 mod room;
@@ -35,11 +37,14 @@ use std::{
 use muster_proto::event::{Class, Kind, Stream};
 use thiserror::Error;
 
+use crate::{aside::Aside, keeper::chain};
+
 pub(crate) use self::recover::Recovered;
 use self::{
     cursor::{Cursor, CursorFile, Kept, Tidying},
     files::Segment,
     index::{Entry, Index},
+    ready::Ready,
     record::{Mark, Record, Stored},
     scan::Found,
 };
@@ -136,6 +141,9 @@ pub(crate) struct Spool {
     remembered: BTreeMap<Stream, VecDeque<(u64, u64)>>,
     /// Gaps of a commit that came to nothing.
     untold: Vec<Gap>,
+    /// Does what no commit should wait for.
+    aside: Aside,
+    ready: Ready,
 }
 
 /// An event that waits, where to read it.
@@ -145,22 +153,6 @@ pub(crate) struct Place {
     file: Arc<File>,
     offset: u64,
     length: usize,
-}
-
-/// A commit under way.
-#[derive(Debug)]
-pub(crate) struct Commit {
-    bytes: Vec<u8>,
-    places: Vec<(usize, usize)>,
-    writer: files::Writer,
-    sync: bool,
-}
-
-impl Commit {
-    /// Writes, and waits for the disk. After a failure nothing has happened.
-    pub(crate) fn write(&mut self) -> Result<(), SpoolError> {
-        self.writer.write(&self.bytes, self.sync)
-    }
 }
 
 impl Place {
@@ -193,6 +185,8 @@ impl Spool {
             kept: cursor.kept,
             remembered: BTreeMap::new(),
             untold: Vec::new(),
+            aside: Aside::default(),
+            ready: Ready::default(),
         };
         // Segments may be gone, deleted by hand too; what they held was used all the same.
         let mut recovered = Recovered {
@@ -200,7 +194,8 @@ impl Spool {
             last_of_stream: cursor.settled.clone(),
             ..Recovered::default()
         };
-        let numbers = files::segment_numbers(directory)?;
+        let mut numbers = files::segment_numbers(directory)?;
+        spool.set_unused_apart(&mut numbers)?;
         for (place, number) in numbers.iter().enumerate() {
             let last = place + 1 == numbers.len();
             spool.recover_segment(*number, last, &cursor.settled, &mut recovered)?;
@@ -217,70 +212,18 @@ impl Spool {
         Ok((spool, recovered))
     }
 
+    /// From now on what no commit should wait for is done there.
+    pub(crate) fn work_aside(&mut self, aside: Aside) {
+        self.ready.work_aside(aside.clone(), self.limits.max_bytes);
+        self.aside = aside;
+    }
+
     /// How far an outbox has been taken.
     pub(crate) fn taken(&self, producer: &str, incarnation: u64) -> u64 {
         self.marks
             .get(&(producer.to_owned(), incarnation))
             .copied()
             .unwrap_or(0)
-    }
-
-    /// Makes events durable: all or none. The three steps of it, for those who hold the spool in a lock, are
-    /// [`begin_commit`](Self::begin_commit), [`Commit::write`] and [`finish_commit`](Self::finish_commit).
-    #[cfg(test)]
-    pub(crate) fn commit(&mut self, events: &[Stored], now_ms: u64) -> Result<Vec<Gap>, SpoolError> {
-        let (mut commit, gaps) = self.begin_commit(events, now_ms)?;
-        commit.write()?;
-        self.finish_commit(commit, events);
-        Ok(gaps)
-    }
-
-    /// Makes room, and says where the events will stand. Between this and the end of the commit nobody else may begin
-    /// one; reading and acknowledging go on.
-    pub(crate) fn begin_commit(&mut self, events: &[Stored], now_ms: u64) -> Result<(Commit, Vec<Gap>), SpoolError> {
-        let mut bytes = boundary_bytes().to_vec();
-        let mut places = Vec::with_capacity(events.len());
-        for event in events {
-            let start = bytes.len();
-            event.write_record(&mut bytes);
-            places.push((start, bytes.len() - start));
-        }
-        let mut gaps = self.make_room(u64::try_from(bytes.len()).unwrap_or(u64::MAX), now_ms)?;
-        gaps.append(&mut self.untold);
-        let sync = self.limits.sync;
-        let segment = self.current()?;
-        let writer = segment.writer();
-        Ok((
-            Commit {
-                bytes,
-                places,
-                writer,
-                sync,
-            },
-            gaps,
-        ))
-    }
-
-    /// Takes the written events into the index. They are on the disk: from here on nothing may fail.
-    pub(crate) fn finish_commit(&mut self, commit: Commit, events: &[Stored]) {
-        let Some(segment) = self.segments.last_mut() else {
-            return;
-        };
-        let waiting = u64::try_from(events.iter().filter(|event| !event.history).count()).unwrap_or(0);
-        let newest_ms = events.iter().map(|event| event.created_ms).max().unwrap_or(0);
-        let (base, number) = (segment.length, segment.number);
-        segment.length += u64::try_from(commit.bytes.len()).unwrap_or(u64::MAX);
-        segment.newest_ms = segment.newest_ms.max(newest_ms);
-        segment.waiting += waiting;
-        for (event, (start, length)) in events.iter().zip(commit.places) {
-            if !event.history {
-                let offset = usize::try_from(base).unwrap_or(usize::MAX).saturating_add(start);
-                self.index.push(entry(event, number, offset, length));
-            }
-        }
-        for event in events {
-            self.note_mark(&event.source);
-        }
     }
 
     /// The events of a stream behind a sequence that wait, at most so many.
@@ -403,7 +346,16 @@ impl Spool {
         }
         let old = |segment: &Segment| segment.newest_ms.saturating_add(KEEP_ACKNOWLEDGED_MS) < now_ms;
         while self.segments.len() > 1 && self.segments[0].waiting == 0 && old(&self.segments[0]) {
-            self.remove_segment(0)?;
+            let (directory, number) = (self.directory.clone(), self.segments.remove(0).number);
+            // One that stays is found again by the next start.
+            drop(self.aside.run(move || {
+                if let Err(error) = files::remove(&directory, number) {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "a segment of the spool stays longer than it should"
+                    );
+                }
+            }));
         }
         Ok(())
     }
@@ -472,46 +424,6 @@ impl Spool {
 
     fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.length).sum()
-    }
-
-    fn current(&mut self) -> Result<&mut Segment, SpoolError> {
-        if self.segments.last().is_none_or(|segment| segment.length >= SEGMENT_LEN) {
-            // The sync of the commit that follows at once is one for the marks, too.
-            self.finish_segment(false)?;
-        }
-        self.segments.last_mut().ok_or(SpoolError::Full { used: 0, limit: 0 })
-    }
-
-    fn finish_segment(&mut self, sync: bool) -> Result<(), SpoolError> {
-        let next = self.segments.last().map_or(1, |segment| segment.number + 1);
-        let finished = self.segments.len();
-        self.begin_segment(next, sync)?;
-        match self.segments[..finished].last_mut() {
-            Some(segment) => segment.truncate(segment.length),
-            None => Ok(()),
-        }
-    }
-
-    fn begin_segment(&mut self, number: u64, sync: bool) -> Result<(), SpoolError> {
-        let marks = self
-            .marks
-            .iter()
-            .map(|((producer, incarnation), number)| Mark {
-                producer: producer.clone(),
-                incarnation: *incarnation,
-                number: *number,
-            })
-            .collect();
-        let mut bytes = boundary_bytes().to_vec();
-        Record::Marks(marks).write(&mut bytes);
-        let mut segment = Segment::create(&self.directory, number)?;
-        if let Err(error) = segment.append(&bytes, self.limits.sync && sync) {
-            // A later attempt finds its number free.
-            files::remove(&self.directory, number)?;
-            return Err(error);
-        }
-        self.segments.push(segment);
-        Ok(())
     }
 
     fn remove_segment(&mut self, place: usize) -> Result<(), SpoolError> {

@@ -25,8 +25,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What an event takes in the spool.
 const RECORD_LEN: usize = 900;
 
+/// One event's way.
+struct Took {
+    sent: Instant,
+    /// The same on the clock, in Unix seconds.
+    at: u64,
+    time: Duration,
+}
+
 /// One run at a rate.
-pub(crate) async fn latency(rate: u64, target: &'static str, table: &mut Table) -> Result<()> {
+pub(crate) async fn latency(
+    rate: u64,
+    target: &'static str,
+    stalls: Option<Duration>,
+    table: &mut Table,
+) -> Result<()> {
     let server = Server::start().await?;
     let home = Home::start(&server, "<message_signing>yes</message_signing>")?;
     home.ready().await?;
@@ -36,11 +49,12 @@ pub(crate) async fn latency(rate: u64, target: &'static str, table: &mut Table) 
     let mut producer = Feeder::connect(&home, 1).await?;
     producer.feed(count, Some((rate, sent))).await?;
     let took = tokio::time::timeout(PATIENCE, took).await??;
+    tell_stalls(&took, stalls);
     let conditions = "signed, through the spool, 8 s";
     add(
         table,
         &format!("event to stored, {rate} a second"),
-        took,
+        times(took),
         target,
         conditions,
     );
@@ -48,11 +62,12 @@ pub(crate) async fn latency(rate: u64, target: &'static str, table: &mut Table) 
     let (sent, took) = reader(&server, count).await?;
     publish(&server, rate, count, &sent).await?;
     let took = tokio::time::timeout(PATIENCE, took).await??;
+    tell_stalls(&took, stalls);
     let conditions = "the same server; not signed, no spool, not on our disk";
     add(
         table,
         &format!("  published directly, {rate} a second"),
-        took,
+        times(took),
         "",
         conditions,
     );
@@ -84,8 +99,27 @@ fn add(table: &mut Table, what: &str, mut took: Vec<Duration>, target: &'static 
     }
 }
 
+fn times(took: Vec<Took>) -> Vec<Duration> {
+    took.into_iter().map(|took| took.time).collect()
+}
+
+/// When events took longer than this, how many in a row, and how long the slowest.
+fn tell_stalls(took: &[Took], longer: Option<Duration>) {
+    let Some((longer, first)) = longer.zip(took.first()) else {
+        return;
+    };
+    let slow = |took: &Took| took.time > longer;
+    for stall in took.chunk_by(|one, next| slow(one) == slow(next)) {
+        if slow(&stall[0]) {
+            let slowest = stall.iter().map(|took| took.time).max().unwrap_or_default();
+            let (begun, count) = (stall[0].sent.duration_since(first.sent), stall.len());
+            eprintln!("  {} {begun:.3?}: {count} events, up to {slowest:.1?}", stall[0].at);
+        }
+    }
+}
+
 /// What a consumer of the stream gets is stored: the acknowledgement was sent before, or at the same time.
-async fn reader(server: &Server, count: u64) -> Result<(Sent, JoinHandle<Vec<Duration>>)> {
+async fn reader(server: &Server, count: u64) -> Result<(Sent, JoinHandle<Vec<Took>>)> {
     let client = async_nats::connect(server.url()).await?;
     let subject = client.new_inbox();
     let stream = jetstream::new(client).get_stream("MUSTER_STATE").await?;
@@ -108,7 +142,12 @@ async fn reader(server: &Server, count: u64) -> Result<(Sent, JoinHandle<Vec<Dur
             let name = body["status_change"]["agent_name"].as_str().unwrap_or_default();
             let number: u64 = name.trim_start_matches("host-").parse().unwrap_or(0);
             let sent = noted.lock().ok().and_then(|mut sent| sent.remove(&number));
-            took.extend(sent.map(|sent| now.duration_since(sent)));
+            let at = body["status_change"]["timestamp"].as_u64().unwrap_or(0);
+            took.extend(sent.map(|sent| Took {
+                sent,
+                at,
+                time: now.duration_since(sent),
+            }));
         }
         took
     });

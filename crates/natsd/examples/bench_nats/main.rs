@@ -9,7 +9,11 @@ mod latency;
 mod rig;
 mod table;
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -35,6 +39,9 @@ struct Options {
     /// runs of each; the median counts
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// print when events took longer than so many milliseconds
+    #[arg(long, value_name = "MS")]
+    stalls: Option<u64>,
     /// events of the runs for the rate
     #[arg(long, default_value_t = 300_000)]
     events: u64,
@@ -59,7 +66,7 @@ async fn main() -> Result<()> {
         }
         if wanted("latency") {
             for (rate, target) in [(100, "under 5"), (10_000, "under 50")] {
-                latency(rate, target, &mut table).await?;
+                latency(rate, target, options.stalls.map(Duration::from_millis), &mut table).await?;
             }
         }
     }

@@ -14,10 +14,6 @@ use crate::spool::Gap;
 
 /// How often the manager's health is told.
 const HEALTH_INTERVAL_MS: u64 = 30 * 1000;
-/// How often it is written down how far the broker has acknowledged, when that is little.
-const CURSOR_INTERVAL_MS: u64 = 5000;
-/// How much is not little.
-const CURSOR_NEWS: u64 = 4096;
 /// Why the manager's health is told: it is time.
 const PERIODIC: &str = "periodic";
 
@@ -60,33 +56,7 @@ impl Keeper {
             }
         }
         self.commit_own();
-        self.tidy_spool(now, false);
-    }
-
-    /// How far the broker has acknowledged is written down when it is much, or has not been for a while: without it events
-    /// are sent again that the broker knows, and with it every event of a moment waits for the disk twice.
-    pub(super) fn tidy_spool(&mut self, now: u64, last: bool) {
-        let Some(mut tidying) = self.shared.spool().begin_tidy() else {
-            return;
-        };
-        let due = last || tidying.news() >= CURSOR_NEWS || now.saturating_sub(self.cursor_ms) >= CURSOR_INTERVAL_MS;
-        let written = if due {
-            self.cursor_ms = now;
-            tidying.write()
-        } else {
-            Ok(())
-        };
-        let finished = self.shared.spool().finish_tidy(tidying, now);
-        match written.and(finished) {
-            Ok(()) => self.tidy_trouble = None,
-            Err(error) => {
-                let why = chain(&error);
-                if self.tidy_trouble.as_ref() != Some(&why) {
-                    tracing::error!(error = why, "cannot tidy the spool");
-                    self.tidy_trouble = Some(why);
-                }
-            }
-        }
+        self.tidy_spool(now);
     }
 
     pub(super) fn run_errands(&mut self) {

@@ -29,6 +29,10 @@ pub(super) struct Segment {
     pub(super) waiting: u64,
     /// When the newest event in it was made, in Unix milliseconds.
     pub(super) newest_ms: u64,
+    /// How many commits went into it since it was opened.
+    pub(super) commits: u64,
+    /// Whether its file was full of zeros before.
+    pub(super) made_ready: bool,
 }
 
 impl Segment {
@@ -48,6 +52,8 @@ impl Segment {
             length: 0,
             waiting: 0,
             newest_ms: 0,
+            commits: 0,
+            made_ready: false,
         })
     }
 
@@ -68,6 +74,8 @@ impl Segment {
                 length,
                 waiting: 0,
                 newest_ms: 0,
+                commits: 0,
+                made_ready: false,
             },
             bytes,
         ))
@@ -87,6 +95,13 @@ impl Segment {
             start: self.length,
             name: self.name(),
         }
+    }
+
+    /// Zeros from here on, on the disk.
+    pub(super) fn make_room(&self, start: u64, length: u64) -> io::Result<()> {
+        let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.file.write_all_at(&zeros, start)?;
+        self.file.sync_data()
     }
 
     pub(super) fn truncate(&mut self, length: u64) -> Result<(), SpoolError> {
@@ -147,6 +162,11 @@ impl Writer {
 }
 
 impl Writer {
+    /// Nothing is written behind this any more: the rest of the room goes.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        self.file.set_len(self.start)
+    }
+
     fn write_with_room(&self, bytes: &[u8]) -> io::Result<()> {
         let end = self
             .start
@@ -190,6 +210,14 @@ pub(super) fn segment_numbers(directory: &Path) -> Result<Vec<u64>, SpoolError> 
 pub(super) fn remove(directory: &Path, number: u64) -> Result<(), SpoolError> {
     let path = path_of(directory, number);
     fs::remove_file(&path).map_err(failed("cannot remove", &path))
+}
+
+/// What the disk below the folder has left for us.
+pub(super) fn free_bytes(directory: &Path) -> Result<u64, SpoolError> {
+    let disk = nix::sys::statvfs::statvfs(directory)
+        .map_err(io::Error::from)
+        .map_err(failed("cannot look at the disk of", directory))?;
+    Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// Writes beside the file, syncs, and renames.

@@ -6,7 +6,7 @@ use muster_proto::event::Stream;
 
 use super::{
     Gap, Spool, SpoolError, entry,
-    files::Segment,
+    files::{self, Segment},
     record::{Record, Stored},
     scan::{self, Found},
 };
@@ -29,6 +29,22 @@ pub(crate) struct Recovered {
 }
 
 impl Spool {
+    /// Segments at the end in which nothing was ever safe were made ready for what never came: one is taken, the others go.
+    /// So the last one is the one that was being written.
+    pub(super) fn set_unused_apart(&mut self, numbers: &mut Vec<u64>) -> Result<(), SpoolError> {
+        while let Some(number) = numbers.last().copied() {
+            let (segment, bytes) = Segment::open(&self.directory, number)?;
+            if !scan::is_room(&bytes) {
+                break;
+            }
+            numbers.pop();
+            if numbers.last().is_some_and(|before| before + 1 != number) || !self.ready.found(segment) {
+                files::remove(&self.directory, number)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn recover_segment(
         &mut self,
         number: u64,

@@ -391,3 +391,61 @@ fn what_the_broker_has_lost_waits_again() {
         "the cursor went back too"
     );
 }
+
+fn with_ready_segments(directory: &Path) -> Spool {
+    let mut spool = open(directory, NO_LIMIT);
+    spool.work_aside(Aside::default());
+    spool
+}
+
+fn numbers(spool: &Spool) -> Vec<u64> {
+    spool.segments.iter().map(|segment| segment.number).collect()
+}
+
+#[test]
+fn segments_made_ready_are_filled_in_turn_and_one_that_was_not_used_serves_the_next_run() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = with_ready_segments(directory.path());
+    let commit = |spool: &mut Spool, seq| drop(spool.commit(&[event(seq, Kind::StatusChange)], 0).expect("commits"));
+    (1..=3).for_each(|seq| commit(&mut spool, seq));
+    assert_eq!(numbers(&spool), [1, 2], "2 was ready");
+    let long = spool.segments[1].file.metadata().expect("there").len();
+    commit(&mut spool, 4);
+    assert_eq!(
+        spool.segments[1].file.metadata().expect("there").len(),
+        long,
+        "zeros are overwritten"
+    );
+    let batch: Vec<_> = (5..=2100).map(|seq| event(seq, Kind::StatusChange)).collect();
+    for few in batch.chunks(50) {
+        spool.commit(few, 0).expect("commits");
+    }
+    // It is full up to a quarter: 3 is made, and the run ends.
+    assert!(directory.path().join("000000000003.seg").exists());
+    drop(spool);
+    let (spool, recovered) = Spool::open(directory.path(), NO_LIMIT).expect("opens");
+    assert_eq!((numbers(&spool), spool.depth().damaged), (vec![1, 2, 3], 0));
+    assert!(spool.segments[2].made_ready);
+    assert_eq!(recovered.last_seq, 2100);
+    assert_eq!(waiting(&spool, Stream::State), (1..=2100).collect::<Vec<_>>());
+}
+
+#[test]
+fn commit_that_a_crash_cut_short_is_no_damage_although_a_segment_is_ready_behind_it() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = with_ready_segments(directory.path());
+    for seq in 1..=3 {
+        spool.commit(&[event(seq, Kind::StatusChange)], 0).expect("commits");
+    }
+    let segment = spool.segments.last().expect("a segment");
+    let torn = segment.read().expect("reads")[..500].to_vec();
+    segment.file.write_all_at(&torn, segment.length).expect("writes");
+    drop(spool);
+    // Too short to be of use, as a run leaves it that ends while it is made.
+    std::fs::write(directory.path().join("000000000003.seg"), [0; 5000]).expect("writes");
+    std::fs::write(directory.path().join("000000000004.seg"), b"").expect("writes");
+    let spool = open(directory.path(), NO_LIMIT);
+    assert_eq!(spool.depth().damaged, 0);
+    assert_eq!(waiting(&spool, Stream::State), [1, 2, 3]);
+    assert_eq!(numbers(&spool), [1, 2, 3]);
+}

@@ -147,21 +147,28 @@ fn full_disk_below_the_audit_trail_is_told_and_stops_no_event() {
     assert_eq!(state.len(), 100);
 }
 
-fn newest_segment(home: &Home) -> PathBuf {
+/// The segments that anything was written to, in order; one that is only ready for what comes next is not among them.
+fn written_segments(home: &Home) -> Vec<PathBuf> {
     let entries = fs::read_dir(home.path("queue/nats")).expect("lists");
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let mut segments: Vec<_> = paths
         .filter(|path| path.extension().is_some_and(|suffix| suffix == "seg"))
+        .filter(|path| fs::read(path).expect("reads").iter().any(|byte| *byte != 0))
         .collect();
     segments.sort();
-    segments.pop().expect("a segment")
+    segments
 }
 
-fn find(bytes: &[u8], wanted: &str) -> usize {
-    let found = bytes
-        .windows(wanted.len())
-        .position(|window| window == wanted.as_bytes());
-    found.expect("the event is in the segment")
+/// Where a segment holds this.
+fn find(segments: &[PathBuf], wanted: &str) -> (PathBuf, usize) {
+    let place_in = |path: &PathBuf| {
+        let bytes = fs::read(path).expect("reads");
+        bytes
+            .windows(wanted.len())
+            .position(|window| window == wanted.as_bytes())
+    };
+    let found = segments.iter().find_map(|path| Some((path.clone(), place_in(path)?)));
+    found.expect("the event is in a segment")
 }
 
 #[test]
@@ -179,15 +186,18 @@ fn torn_flipped_and_foreign_bytes_in_the_spool_cost_what_they_hit_and_are_declar
         block_on(producer.hand_over_all());
     }
     natsd.kill();
-    let segment = newest_segment(&home);
-    let mut bytes = fs::read(&segment).expect("reads");
-    let hit = find(&bytes, "\"missed_keepalives\":4");
-    bytes[hit + 3] ^= 1;
+    let segments = written_segments(&home);
+    let (hit, place) = find(&segments, "\"missed_keepalives\":4");
+    let mut bytes = fs::read(&hit).expect("reads");
+    bytes[place + 3] ^= 1;
+    fs::write(&hit, bytes).expect("writes");
+    let segment = segments.last().expect("a segment");
+    let mut bytes = fs::read(segment).expect("reads");
     // A commit that a crash has cut short, where the next one would have stood.
     let end = bytes.iter().rposition(|byte| *byte != 0).expect("something") + 1;
     let torn = bytes[..100].to_vec();
     bytes.splice(end..(end + 100).min(bytes.len()), torn);
-    fs::write(&segment, bytes).expect("writes");
+    fs::write(segment, bytes).expect("writes");
     fs::write(home.path("queue/nats/README"), "not ours").expect("writes");
     fs::write(home.path("queue/nats/000000000000.seg"), [0xa5; 5000]).expect("writes");
     let natsd = home.start();
