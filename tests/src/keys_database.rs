@@ -206,6 +206,7 @@ impl KeysDatabase {
             .open(folder.join("server.log"))?;
         let child = command
             .env("LD_LIBRARY_PATH", library_path())
+            .env("TMPDIR", folder)
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -243,6 +244,8 @@ impl KeysDatabase {
                     .arg(format!("--basedir={}", base("share/mysql")?.display()))
                     .arg(format!("--datadir={}", data.display()))
                     .args(geteuid().is_root().then_some("--user=root"));
+                // Another one that starts would clear away what this one keeps in the common folder.
+                command.env("TMPDIR", folder);
                 run(command.env("LD_LIBRARY_PATH", library_path()), b"")
             }
             Kind::Postgres => {
