@@ -181,7 +181,7 @@ impl Stage {
         }
         let reported = Reported {
             slot: Arc::clone(&agent.slot),
-            sum,
+            sum: sum.map(Arc::from),
         };
         let mut told = Vec::new();
         self.core.on_sign(self.now, Sign::Reported(reported), &mut told);

@@ -394,8 +394,8 @@ impl Stage {
                 }
             }
         }
-        if let Some(News::Keepalive { keepalive, .. }) = &decision.news
-            && let Some(family) = keepalive.fields().family()
+        if let Some(News::Keepalive { said, .. }) = &decision.news
+            && let Some(family) = said.keepalive().fields().family()
         {
             fuzzing::set_family(&slot, family);
         }

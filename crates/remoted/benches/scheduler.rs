@@ -10,11 +10,11 @@ use std::{
 };
 
 use muster_config::{ManagerKeepalive, Probe, Remote, Settings};
-use muster_proto::{keys::file, transport::keepalive::Keepalive};
+use muster_proto::keys::file;
 use muster_remoted::{
     options,
     roster::{Actions, Roster, Times},
-    slot::{AgentSlot, Millis, News, Protocol},
+    slot::{AgentSlot, Millis, News, Protocol, Said},
 };
 
 const AGENTS: usize = 1_000_000;
@@ -72,8 +72,7 @@ fn main() {
             at: Millis(START),
             peer: ([127, 0, 0, 1], 1).into(),
             protocol: Protocol::Tcp,
-            keepalive: Keepalive::parse(keepalive),
-            digest: 1,
+            said: Arc::new(Said::new(keepalive)),
         };
         roster.on_news(at(0), news, &mut out);
         empty(&mut out);

@@ -51,11 +51,11 @@ impl AgentInfo {
 
     /// Hears what the roster hears.
     pub fn hear(&self, news: &News) {
-        let News::Keepalive { slot, keepalive, .. } = news else {
+        let News::Keepalive { slot, said, .. } = news else {
             return;
         };
         let Some(name) = file_name(slot) else { return };
-        let line = keepalive.text().lines().next().unwrap_or_default().to_owned();
+        let line = said.keepalive().text().lines().next().unwrap_or_default().to_owned();
         match self.0.try_send(Sign { name, line }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => tracing::debug!(agent_id = %slot.id, "agent-info is not up to date"),

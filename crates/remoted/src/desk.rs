@@ -41,7 +41,7 @@ pub const NEWS_QUEUE: usize = 4096;
 const NEWS_AT_ONCE: usize = 256;
 /// How long news are left to gather after a handful was taken: waking for each would cost more than all that it leads
 /// to. Nobody waits for the roster, acknowledgements least of all.
-const BREATH: Duration = Duration::from_millis(10);
+const BREATH: Duration = Duration::from_millis(25);
 /// How long a keepalive's event may wait for others.
 const GATHER_EVENTS: Duration = Duration::from_millis(100);
 /// How long a row that says no more than "heard" may wait for others.

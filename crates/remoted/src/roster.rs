@@ -367,13 +367,12 @@ impl Roster {
                 at,
                 peer,
                 protocol,
-                keepalive,
-                digest,
+                said,
             } => {
                 self.counters.keepalives_total.increment();
                 let Some(place) = self.find(&slot) else { return };
                 self.met(place, peer, protocol);
-                self.on_keepalive(place, now, at, &keepalive, digest, out);
+                self.on_keepalive(place, now, at, &said, out);
             }
             News::Shutdown { slot, at } => {
                 self.counters.shutdowns_total.increment();

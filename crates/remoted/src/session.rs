@@ -14,7 +14,6 @@
 //! answered anything but `#pong`.
 
 use std::{
-    hash::{DefaultHasher, Hasher},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -298,6 +297,17 @@ pub fn identify<'t, 'p>(table: &'t KeyTable, source: IpAddr, packet: &'p [u8]) -
     })
 }
 
+/// The same for a connection whose speaker is registered still: most of what comes over it is that agent's.
+pub fn identify_again<'t, 'p>(speaker: &'t Arc<AgentSlot>, source: IpAddr, packet: &'p [u8]) -> Option<Sender<'t, 'p>> {
+    let envelope = envelope::split(packet).ok()?;
+    let id = envelope.id.filter(|id| *id == speaker.id.as_str())?;
+    speaker.address.matches(source).then_some(Sender::Agent {
+        slot: speaker,
+        named: KeyRequest::Id(id),
+        sealed: envelope.sealed,
+    })
+}
+
 /// Who speaks for an agent, seen from a connection or datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
@@ -371,11 +381,4 @@ pub fn admit<'p>(
         counter::Verdict::Replay => Err(Refusal::silent(Cause::Replay)),
         counter::Verdict::OlderGlobal => Err(Refusal::asking(Cause::OlderGlobal, named)),
     }
-}
-
-/// A number for a keepalive's text. Not secret and not stored: it only has to tell two texts of one agent apart.
-fn digest(text: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(text);
-    hasher.finish()
 }

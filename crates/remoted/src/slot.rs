@@ -10,7 +10,6 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    ops::Add,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -24,16 +23,19 @@ use muster_proto::{
     local::{Layout, analysis::Source},
     transport::{counter::Counter, envelope::CryptoForm, keepalive::Family},
 };
-use nix::time::{ClockId, clock_gettime};
 
 use crate::analysis::Mark;
 
 mod counts;
+mod millis;
 mod news;
+mod said;
 
 pub use self::{
     counts::{Counts, Message},
+    millis::Millis,
     news::{Courier, Ending, News, SendError, StartupOutcome},
+    said::Said,
 };
 
 /// How much of the derived keys depends on the key alone.
@@ -48,46 +50,6 @@ const RECENT_MASK: u64 = (1 << RECENT_BITS) - 1;
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 /// So often workers tell of two who use one key.
 const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
-
-/// Milliseconds on the clock that neither steps nor stops while the machine sleeps (`CLOCK_BOOTTIME`).
-///
-/// The count begins when the machine does, so 0 is never a time that something happened at: it says *never*.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Millis(pub u64);
-
-impl Millis {
-    /// Before anything happened.
-    pub const NEVER: Self = Self(0);
-
-    /// The time now. Edges call this; cores are told.
-    pub fn now() -> Self {
-        let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
-            .or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC))
-            .map_or(Duration::ZERO, Duration::from);
-        Self(u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1))
-    }
-
-    /// How long ago `earlier` was; nothing when it lies ahead.
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
-    }
-
-    /// Whether nothing happened yet.
-    pub fn is_never(self) -> bool {
-        self == Self::NEVER
-    }
-}
-
-impl Add<Duration> for Millis {
-    type Output = Self;
-
-    fn add(self, duration: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
-        )
-    }
-}
 
 /// What carried a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -191,14 +153,16 @@ pub struct AgentSlot {
     /// The keys of its envelope.
     pub keys: CipherKeys,
     heard: AtomicU64,
+    /// Where the roster keeps what it knows of the agent. A hint, for the roster alone.
+    place: AtomicU32,
     status: AtomicU8,
     revival_told: AtomicBool,
     conflict_told: AtomicU64,
     complained: AtomicU64,
     form: AtomicU8,
     family: AtomicU8,
-    /// The digest of the keepalive that family and release were read from.
-    digest: AtomicU64,
+    /// Its last keepalive, from which family and release were read.
+    said: Mutex<Option<Arc<Said>>>,
     /// Major and minor number of its version, 0 while unknown.
     release: AtomicU32,
     /// A file is on its way to it.
@@ -229,13 +193,14 @@ impl AgentSlot {
             address: entry.address.clone(),
             keys: CipherKeys::derive(entry.id.as_str(), &entry.name, entry.key.expose()),
             heard: AtomicU64::new(0),
+            place: AtomicU32::new(u32::MAX),
             status: AtomicU8::new(AgentStatus::NeverConnected.code()),
             revival_told: AtomicBool::new(false),
             conflict_told: AtomicU64::new(0),
             complained: AtomicU64::new(0),
             form: AtomicU8::new(form_code(CryptoForm::Blowfish)),
             family: AtomicU8::new(0),
-            digest: AtomicU64::new(0),
+            said: Mutex::new(None),
             release: AtomicU32::new(0),
             receives_file: AtomicBool::new(false),
             counts: Counts::default(),
@@ -301,6 +266,16 @@ impl AgentSlot {
         self.heard.fetch_max(now.0, Ordering::Relaxed);
     }
 
+    /// Where the roster keeps the agent, as the roster said last. Whoever sits there may be another by now.
+    pub(crate) fn place(&self) -> u32 {
+        self.place.load(Ordering::Relaxed)
+    }
+
+    /// Only the roster calls this.
+    pub(crate) fn set_place(&self, place: u32) {
+        self.place.store(place, Ordering::Relaxed);
+    }
+
     /// The status that the roster gave it last.
     pub fn status(&self) -> AgentStatus {
         AgentStatus::from_code(self.status.load(Ordering::Relaxed)).unwrap_or(AgentStatus::NeverConnected)
@@ -355,9 +330,23 @@ impl AgentSlot {
         self.family.store(code, Ordering::Relaxed);
     }
 
-    /// Whether a keepalive says something else than the one before, by a number for its text.
-    pub(crate) fn says_something_new(&self, digest: u64) -> bool {
-        self.digest.swap(digest, Ordering::Relaxed) != digest
+    /// Its keepalive has come, of which this is the text behind `#!-`. Family and release are known when it is back.
+    pub(crate) fn say(&self, text: &str) -> Arc<Said> {
+        let mut last = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some(said) if said.keepalive().says_the_same(text) => Arc::clone(said),
+            _ => {
+                let said = Arc::new(Said::new(text));
+                let fields = said.keepalive().fields();
+                if let Some(family) = fields.family() {
+                    self.set_family(family);
+                }
+                if let Some(version) = fields.version {
+                    self.set_version(version);
+                }
+                Arc::clone(last.insert(Arc::clone(&said)))
+            }
+        }
     }
 
     /// Major and minor number of the version that it named, if it named one.

@@ -85,6 +85,11 @@ impl Keepalive {
         &self.text
     }
 
+    /// Whether another text, as [`Keepalive::parse`] takes it, says the same.
+    pub fn says_the_same(&self, text: &str) -> bool {
+        counting(text) == &*self.text
+    }
+
     /// What it says.
     pub fn fields(&self) -> Fields<'_> {
         Fields::of_lines(&self.text)

@@ -4,16 +4,13 @@
 use std::{hint::black_box, net::SocketAddr, sync::Arc};
 
 use muster_config::{ManagerVersion, Remote, Settings};
-use muster_proto::{
-    keys::file::{self, KeyFile},
-    transport::keepalive::Keepalive,
-};
+use muster_proto::keys::file::{self, KeyFile};
 use muster_remoted::{
     keys::KeyTable,
     options,
     roster::{Actions, Roster, Times},
     session::{Origin, Rules, Verify, decide, identify},
-    slot::{AgentSlot, ConnectionId, Millis, News, Protocol, Route},
+    slot::{AgentSlot, ConnectionId, Millis, News, Protocol, Route, Said},
     wheel::Wheel,
 };
 
@@ -67,7 +64,7 @@ pub fn all(keepalive: &'static str) -> Vec<Step> {
 
     let (mut roster, slots) = roster(&table);
     let (mut out, mut next, mut at) = (Actions::default(), 0, NOW);
-    let said = Keepalive::parse(keepalive);
+    let said = Arc::new(Said::new(keepalive));
     let tell = move || {
         let slot: &Arc<AgentSlot> = &slots[next];
         next = (next + 1) % slots.len();
@@ -77,8 +74,7 @@ pub fn all(keepalive: &'static str) -> Vec<Step> {
             at: at.mono,
             peer: peer(),
             protocol: Protocol::Tcp,
-            keepalive: said.clone(),
-            digest: 1,
+            said: Arc::clone(&said),
         };
         roster.on_news(at, news, &mut out);
         out.events.clear();
@@ -127,8 +123,7 @@ fn roster(table: &KeyTable) -> (Roster, Vec<Arc<AgentSlot>>) {
             at: NOW.mono,
             peer: peer(),
             protocol: Protocol::Tcp,
-            keepalive: Keepalive::parse("Linux - Wazuh v4.14.7\nx merged.mg\n"),
-            digest: 1,
+            said: Arc::new(Said::new("Linux - Wazuh v4.14.7\nx merged.mg\n")),
         };
         roster.on_news(NOW, news, &mut out);
         out.events.clear();

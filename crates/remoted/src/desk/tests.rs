@@ -1,7 +1,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use muster_config::KeepaliveEvents;
-use muster_proto::{agent::AgentStatus, keys::file, transport::keepalive::Keepalive};
+use muster_proto::{agent::AgentStatus, keys::file};
 use muster_service::outbox;
 use rusqlite::Connection;
 use tokio::task::JoinHandle;
@@ -95,15 +95,14 @@ impl Office {
     async fn keepalive(&self, place: usize) {
         let (slot, at) = (Arc::clone(&self.slots[place]), Millis::now());
         slot.hear(at);
-        let keepalive = Keepalive::parse("Linux - Wazuh v4.14.7\nx merged.mg\n");
+        let said = slot.say("Linux - Wazuh v4.14.7\nx merged.mg\n");
         let peer = SocketAddr::from(([127, 0, 0, 1], 7));
         self.tell(News::Keepalive {
             slot,
             at,
             peer,
             protocol: Protocol::Tcp,
-            keepalive,
-            digest: 1,
+            said,
         })
         .await;
     }

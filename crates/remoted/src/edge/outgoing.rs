@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     io,
     net::{Shutdown, SocketAddr},
     rc::Rc,
@@ -44,7 +45,7 @@ pub(crate) struct Outgoing {
     sealer: Sealer,
     entropy: Entropy,
     counter: Arc<SenderPair>,
-    connections: HashMap<ConnectionId, Entry>,
+    connections: HashMap<ConnectionId, Entry, BuildHasherDefault<Spread>>,
     udp: Vec<Rc<UdpSocket>>,
     /// Bytes that may wait for one agent.
     send_buffer: usize,
@@ -65,6 +66,26 @@ struct Way {
     half: OwnedWriteHalf,
     waiting: RefCell<Vec<u8>>,
     flushing: Cell<bool>,
+}
+
+/// Spreads the numbers of connections, which are ours and follow each other, so that nobody can choose them.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0.rotate_left(8) ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Why a message did not leave.
@@ -89,7 +110,7 @@ impl Outgoing {
             sealer: Sealer::new(),
             entropy: Entropy::new(),
             counter,
-            connections: HashMap::new(),
+            connections: HashMap::default(),
             udp,
             send_buffer,
             tallies,

@@ -35,7 +35,7 @@ use crate::{
     roster::conflict::{Conflict, Kept},
     session::{
         Binding, Cause, KeyRequests, Origin, Ownership, Refusal, Reply, Rules, Sender, admit, decide, identify,
-        ownership, refusal_of,
+        identify_again, ownership, refusal_of,
     },
     slot::{AgentSlot, ConnectionId, Ending, Message, Millis, News, Route, StartupOutcome, plain_ip},
 };
@@ -57,6 +57,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) common: Arc<Common>,
     pub(crate) table: Arc<KeyTable>,
+    /// Counts the tables that there were.
+    table_number: u64,
     pub(crate) tables: watch::Receiver<Arc<KeyTable>>,
     pub(crate) rules: Rc<[Rules]>,
     pub(crate) when_full: WhenFull,
@@ -108,6 +110,8 @@ pub(crate) struct Memory {
     pub(crate) identified: bool,
     /// The agent of the last valid message.
     pub(crate) speaker: Option<Arc<AgentSlot>>,
+    /// The number of the table that it was found in.
+    speaker_of: u64,
     /// Agents that are answered over this connection, and whether they have said goodbye. Nearly always one.
     pub(crate) bound: Vec<(Arc<AgentSlot>, Farewell)>,
     /// Whether its last read brought events: only then does it wait for the analysis daemon.
@@ -130,6 +134,7 @@ impl Memory {
             ip,
             identified: false,
             speaker: None,
+            speaker_of: 0,
             bound: Vec::new(),
             brings_events: false,
             kept_as_stranger: 0,
@@ -160,6 +165,7 @@ impl Worker {
             index: parts.index,
             common: parts.common,
             table,
+            table_number: 1,
             tables: parts.tables,
             rules: parts.rules,
             when_full: parts.when_full,
@@ -184,6 +190,7 @@ impl Worker {
     pub(crate) fn refresh_table(&mut self) {
         if self.tables.has_changed().unwrap_or(false) {
             self.table = Arc::clone(&self.tables.borrow_and_update());
+            self.table_number += 1;
         }
     }
 
@@ -200,7 +207,16 @@ impl Worker {
         let Some(rules) = self.rules.get(block) else {
             return ControlFlow::Break(Stop::Close(Ending::Stopping));
         };
-        let (slot, named, sealed) = match identify(&self.table, plain_ip(origin.peer().ip()), packet) {
+        let source = plain_ip(origin.peer().ip());
+        let speaker = memory
+            .as_deref()
+            .filter(|memory| memory.speaker_of == self.table_number)
+            .and_then(|memory| memory.speaker.clone());
+        let again = speaker
+            .as_ref()
+            .and_then(|speaker| identify_again(speaker, source, packet));
+        let sender = again.map_or_else(|| identify(&self.table, source, packet), Ok);
+        let (slot, named, sealed) = match sender {
             Ok(Sender::Agent { slot, named, sealed }) => (slot, named, sealed),
             Ok(Sender::Ping) => {
                 self.tallies.count(Tally::Pings);
@@ -270,6 +286,7 @@ impl Worker {
             {
                 memory.speaker = Some(Arc::clone(slot));
             }
+            memory.speaker_of = self.table_number;
         }
 
         let mut decision = decide(slot, opened.payload, origin, now, rules);
@@ -304,21 +321,12 @@ impl Worker {
                 }
             }
         }
-        match &decision.news {
-            Some(News::Keepalive { keepalive, digest, .. }) if slot.says_something_new(*digest) => {
-                let said = keepalive.fields();
-                if let Some(family) = said.family() {
-                    slot.set_family(family);
-                }
-                if let Some(version) = said.version {
-                    slot.set_version(version);
-                }
-            }
-            Some(News::Startup {
-                outcome: StartupOutcome::Accepted { version: Some(version) },
-                ..
-            }) => slot.set_version(version),
-            _ => {}
+        if let Some(News::Startup {
+            outcome: StartupOutcome::Accepted { version: Some(version) },
+            ..
+        }) = &decision.news
+        {
+            slot.set_version(version);
         }
         match decision.reply {
             Some(Reply::Ack) => self.outgoing.acknowledge(slot, origin.route),

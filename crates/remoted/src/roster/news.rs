@@ -4,10 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use muster_proto::{
     agent::{AgentStatus, Reason},
-    transport::{
-        control::{REQUEST_ACK, RequestId, ToAgent},
-        keepalive::Keepalive,
-    },
+    transport::control::{REQUEST_ACK, RequestId, ToAgent},
 };
 
 use super::{
@@ -17,7 +14,7 @@ use super::{
 use crate::{
     edge::talkers::Overload,
     events, monitor,
-    slot::{AgentSlot, Ending, Millis, Protocol, StartupOutcome},
+    slot::{AgentSlot, Ending, Millis, Protocol, Said, StartupOutcome},
 };
 
 impl Roster {
@@ -66,19 +63,11 @@ impl Roster {
         self.change(place, now, Move::to(to, Reason::VersionRefused, at), out);
     }
 
-    pub(super) fn on_keepalive(
-        &mut self,
-        place: u32,
-        now: Times,
-        at: Millis,
-        keepalive: &Keepalive,
-        digest: u64,
-        out: &mut Actions,
-    ) {
+    pub(super) fn on_keepalive(&mut self, place: u32, now: Times, at: Millis, said: &Said, out: &mut Actions) {
         let Some(agent) = self.table.get_mut(place) else { return };
-        if agent.digest != digest {
-            agent.digest = digest;
-            agent.take_inventory(keepalive);
+        if agent.digest != said.digest() {
+            agent.digest = said.digest();
+            agent.take_inventory(said.keepalive());
         }
         agent.lost = false;
         agent.schedule.rhythm.keepalive(at);
@@ -278,6 +267,7 @@ impl Roster {
         self.active += usize::from(agent.status == AgentStatus::Active);
         let place = self.table.insert(agent);
         if let Some(agent) = self.table.get_mut(place) {
+            agent.slot.set_place(place);
             agent
                 .schedule
                 .postpone(now.mono + first_send(place, self.settings.policy.interval));
@@ -293,6 +283,7 @@ impl Roster {
         let Some(agent) = self.table.get_mut(place) else { return };
         agent.floor = agent.heard();
         slot.set_status(agent.status);
+        slot.set_place(place);
         agent.slot = slot;
         self.mark_dirty(place);
         self.arm(place);
@@ -321,12 +312,12 @@ impl Roster {
 
     /// The agent of a slot, if the slot is still the one in force.
     pub(super) fn find(&self, slot: &Arc<AgentSlot>) -> Option<u32> {
-        let place = self.table.place(slot.id.as_str());
-        let found = place.filter(|place| {
+        let is_at = |place: &u32| {
             self.table
                 .get(*place)
                 .is_some_and(|agent| Arc::ptr_eq(&agent.slot, slot))
-        });
+        };
+        let found = Some(slot.place()).filter(is_at);
         if found.is_none() {
             self.counters.news_of_strangers_total.increment();
         }

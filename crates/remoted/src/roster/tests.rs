@@ -15,7 +15,6 @@ use muster_proto::{
     agent::AgentStatus,
     event::{HIGH_ALERT_THRESHOLD, Kind},
     keys::file,
-    transport::keepalive::Keepalive,
 };
 use serde_json::Value;
 
@@ -192,18 +191,14 @@ impl Stage {
     }
 
     fn keepalive(&mut self, id: &str, text: &str) {
-        let (slot, at, keepalive) = (self.hear(id), self.now.mono, Keepalive::parse(text));
-        if let Some(family) = keepalive.fields().family() {
-            slot.set_family(family);
-        }
-        let (peer, protocol, digest) = (PEER.parse().unwrap(), Protocol::Tcp, text.len() as u64);
+        let (slot, at) = (self.hear(id), self.now.mono);
+        let (peer, protocol, said) = (PEER.parse().unwrap(), Protocol::Tcp, slot.say(text));
         self.news(News::Keepalive {
             slot,
             at,
             peer,
             protocol,
-            keepalive,
-            digest,
+            said,
         });
     }
 

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use muster_proto::transport::{
-    control::{FromAgent, HIGHER_VERSION, NO_VERSION, StartupVerdict, ToAgent, is_control, startup_verdict},
-    keepalive::Keepalive,
+use muster_proto::transport::control::{
+    FromAgent, HIGHER_VERSION, NO_VERSION, StartupVerdict, ToAgent, is_control, startup_verdict,
 };
 
-use super::{Origin, Rules, digest};
+use super::{Origin, Rules};
 use crate::{
     edge::Tally,
     slot::{AgentSlot, Millis, News, StartupOutcome},
@@ -62,7 +61,8 @@ impl Reply {
     }
 }
 
-/// Decides about a valid message. The only thing that it changes is that the news of an agent's return is told once.
+/// Decides about a valid message. All that it changes is what the agent said of itself last, and that the news of its
+/// return is told once.
 pub fn decide<'p>(
     slot: &Arc<AgentSlot>,
     payload: &'p [u8],
@@ -111,14 +111,12 @@ pub fn decide<'p>(
             bound(Some(reply), Some(news), tally)
         }
         Some(FromAgent::Keepalive(text)) => {
-            let keepalive = Keepalive::parse(&text);
             let news = News::Keepalive {
                 slot: Arc::clone(slot),
                 at: now,
                 peer: origin.peer(),
                 protocol: origin.protocol(),
-                digest: digest(keepalive.text().as_bytes()),
-                keepalive,
+                said: slot.say(&text),
             };
             bound(Some(Reply::Ack), Some(news), Tally::Keepalives)
         }

@@ -467,7 +467,7 @@ fn answers_are_passed_on_with_every_byte() {
 fn keepalive_digest_follows_the_text_up_to_its_last_line_feed() {
     let slot = active("001");
     let digest_of = |text: &str| match decided(&slot, text.as_bytes()).2 {
-        Some(News::Keepalive { digest, .. }) => digest,
+        Some(News::Keepalive { said, .. }) => said.digest(),
         _ => panic!("keepalive"),
     };
     let base = "#!-Linux h - OSSEC HIDS v4.2.0\nx merged.mg\n\n";
@@ -509,5 +509,27 @@ proptest! {
             prop_assert!(slot.heard().is_never() && slot.route().is_none());
             prop_assert_eq!(slot.received_unwritten(), None);
         }
+    }
+}
+
+#[test]
+fn speaker_is_found_again_only_by_its_own_id_and_from_where_it_may_talk() {
+    let slot = Arc::new(AgentSlot::new(&file::parse(b"001 a 10.0.0.1 k\n").entries[0]));
+    let found = |source: &str, packet: &'static [u8]| match identify_again(&slot, ip(source), packet) {
+        Some(Sender::Agent { named, sealed, .. }) => Some((named.text(), sealed)),
+        Some(Sender::Ping) => panic!("a ping is nobody's"),
+        None => None,
+    };
+    let sealed = b"#AES:x".as_slice();
+    assert_eq!(found("10.0.0.1", b"!001!#AES:x"), Some(("id:001".to_owned(), sealed)));
+    for (source, packet) in [
+        ("10.0.0.2", b"!001!#AES:x".as_slice()),
+        ("10.0.0.1", b"!0012!#AES:x"),
+        ("10.0.0.1", b"!002!#AES:x"),
+        ("10.0.0.1", b":sealed"),
+        ("10.0.0.1", b"#ping"),
+        ("10.0.0.1", b"!"),
+    ] {
+        assert_eq!(found(source, packet), None, "{packet:?} from {source}");
     }
 }

@@ -92,9 +92,9 @@ impl Shared {
     /// Hears what the roster hears.
     pub fn hear(&self, news: &News) {
         let sign = match news {
-            News::Keepalive { slot, keepalive, .. } => Sign::Reported(Reported {
+            News::Keepalive { slot, said, .. } => Sign::Reported(Reported {
                 slot: Arc::clone(slot),
-                sum: keepalive.merged_sum().map(str::to_owned),
+                sum: said.merged_sum().cloned(),
             }),
             News::Startup { slot, .. } | News::Shutdown { slot, .. } => Sign::BrokenOff(slot.id.clone()),
             News::KeysReloaded { changed, removed, .. } if !(changed.is_empty() && removed.is_empty()) => Sign::Keys {

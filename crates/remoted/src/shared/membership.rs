@@ -24,7 +24,7 @@ pub struct Reported {
     /// Who.
     pub slot: Arc<AgentSlot>,
     /// The sum of the file that it has, `x` when it has none; `None` when it does not say.
-    pub sum: Option<String>,
+    pub sum: Option<Arc<str>>,
 }
 
 /// What follows from a keepalive.
@@ -113,7 +113,7 @@ impl Membership {
             return Verdict::Unknown;
         };
         match library.of(&known.groups) {
-            Some(file) if reported.sum.as_ref() != Some(&file.sum) => Verdict::Differs(Arc::clone(file)),
+            Some(file) if reported.sum.as_deref() != Some(&file.sum) => Verdict::Differs(Arc::clone(file)),
             // Also while its groups have no file: then there is nothing that it could lack.
             Some(_) | None => Verdict::Agrees,
         }
@@ -177,7 +177,7 @@ mod tests {
         slot.set_family(family);
         Reported {
             slot,
-            sum: sum.map(str::to_owned),
+            sum: sum.map(Arc::from),
         }
     }
 

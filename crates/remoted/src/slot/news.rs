@@ -2,10 +2,10 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use muster_proto::{event::Event, transport::keepalive::Keepalive};
+use muster_proto::event::Event;
 use thiserror::Error;
 
-use super::{AgentSlot, Millis, Protocol};
+use super::{AgentSlot, Millis, Protocol, Said};
 use crate::roster::agent::SharedState;
 use crate::{edge::talkers::Overload, roster::conflict::Conflict, session::Cause};
 
@@ -90,9 +90,7 @@ pub enum News {
         /// Over what.
         protocol: Protocol,
         /// What it says.
-        keepalive: Keepalive,
-        /// A number for its text up to the last line feed: an identical one is known by it.
-        digest: u64,
+        said: Arc<Said>,
     },
     /// An agent said goodbye.
     Shutdown {

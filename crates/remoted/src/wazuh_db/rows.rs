@@ -17,10 +17,9 @@ use muster_proto::{
         Connection, Manager, StatusCode, update_agent_data, update_connection_status, update_keepalive,
         update_status_code,
     },
-    transport::keepalive::Keepalive,
 };
 
-use crate::slot::{AgentSlot, Millis, News, StartupOutcome};
+use crate::slot::{AgentSlot, Millis, News, Said, StartupOutcome};
 
 /// How long news of an agent wait for more of it: its groups' file is looked up meanwhile.
 const GATHER: Duration = Duration::from_millis(250);
@@ -40,8 +39,8 @@ pub struct Rows {
 struct Row {
     pending: Pending,
     is_queued: bool,
-    /// What it said last, and a number for that.
-    said: Option<(Keepalive, u64)>,
+    /// What it said last.
+    said: Option<Arc<Said>>,
     /// Whether it has the file of its groups, as far as that was looked at.
     synced: Option<bool>,
     /// What was written whole last.
@@ -109,15 +108,8 @@ impl Rows {
                     StartupOutcome::NoVersion => pending.refused = Some((StatusCode::NoVersion, None)),
                 }
             }),
-            News::Keepalive {
-                slot,
-                keepalive,
-                digest,
-                ..
-            } => self.note(now, &slot.id, |row| {
-                if row.said.as_ref().is_none_or(|(_, known)| known != digest) {
-                    row.said = Some((keepalive.clone(), *digest));
-                }
+            News::Keepalive { slot, said, .. } => self.note(now, &slot.id, |row| {
+                row.said = Some(Arc::clone(said));
                 row.pending.keepalive = true;
                 row.pending.gone = None;
             }),
@@ -224,15 +216,14 @@ impl Rows {
 
 impl Row {
     fn synced(&self) -> bool {
-        let reported = self.said.as_ref().and_then(|(said, _)| said.merged_sum());
+        let reported = self.said.as_ref().and_then(|said| said.merged_sum());
         self.synced
-            .unwrap_or_else(|| reported.is_some_and(|sum| sum != NO_FILE))
+            .unwrap_or_else(|| reported.is_some_and(|sum| **sum != *NO_FILE))
     }
 
     fn wanted(&self) -> Option<Written> {
-        let (_, digest) = self.said.as_ref()?;
         Some(Written {
-            digest: *digest,
+            digest: self.said.as_ref()?.digest(),
             synced: self.synced(),
         })
     }
@@ -248,7 +239,7 @@ impl Row {
         if pending.keepalive {
             let is_new = self.written.is_none() || self.written != self.wanted();
             commands.push(match &self.said {
-                Some((said, _)) if is_new => update_agent_data(id, &said.fields(), manager, self.synced()),
+                Some(said) if is_new => update_agent_data(id, &said.keepalive().fields(), manager, self.synced()),
                 _ => update_keepalive(id, Connection::Active),
             });
         }

@@ -77,14 +77,13 @@ fn answer_over_udp_is_acknowledged_each_time_it_comes() {
     let mut stage = Stage::with_agents(settings(), &["001"]);
     stage.keepalive("001", WAZUH);
     let slot = stage.hear("001");
-    let (at, peer, keepalive) = (stage.now.mono, PEER.parse().unwrap(), Keepalive::parse(WAZUH));
+    let (at, peer, said) = (stage.now.mono, PEER.parse().unwrap(), slot.say(WAZUH));
     stage.news(News::Keepalive {
         slot,
         at,
         peer,
         protocol: Protocol::Udp,
-        keepalive,
-        digest: 1,
+        said,
     });
     stage.wait(s(61));
     assert_eq!(stage.sent.last().unwrap().2, "#!-req 7 agent getstate");

@@ -75,7 +75,7 @@ impl Scene {
     fn report(&mut self, now: u64, slot: &Arc<AgentSlot>, sum: Option<&str>) {
         let reported = Reported {
             slot: Arc::clone(slot),
-            sum: sum.map(str::to_owned),
+            sum: sum.map(Arc::from),
         };
         self.core.on_sign(Millis(now), Sign::Reported(reported), &mut self.told);
     }

@@ -49,8 +49,7 @@ fn keepalive(slot: &Arc<AgentSlot>, sum: &str) -> News {
         at: NOW,
         peer: peer(),
         protocol: Protocol::Tcp,
-        digest: sum.bytes().map(u64::from).sum(),
-        keepalive: Keepalive::parse(&text),
+        said: slot.say(&text),
     }
 }
 

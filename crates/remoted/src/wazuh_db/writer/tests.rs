@@ -1,6 +1,6 @@
 use std::{net::SocketAddr, path::Path};
 
-use muster_proto::{keys::file, transport::keepalive::Keepalive};
+use muster_proto::keys::file;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::slot::Protocol;
+use crate::slot::{Protocol, Said};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -50,8 +50,7 @@ fn keepalive(id: u32) -> News {
         at: Millis::now(),
         peer,
         protocol: Protocol::Udp,
-        digest: 1,
-        keepalive: Keepalive::parse("Linux |h - Wazuh v4.14.7\nx merged.mg\n"),
+        said: Arc::new(Said::new("Linux |h - Wazuh v4.14.7\nx merged.mg\n")),
     }
 }
 
