@@ -5,6 +5,7 @@
 
 pub mod fairness;
 pub mod fleet;
+pub mod keepalives;
 pub mod process;
 pub mod reader;
 pub mod report;

@@ -20,7 +20,8 @@ use clap::Parser;
 use muster_tests::{
     bench::{
         fairness::{self, Latencies, percentile},
-        fleet::{Fleet, Sealed, read_frame},
+        fleet::{Fleet, Sealed},
+        keepalives::{self, Rhythm},
         process::{cpu_time, resident_kib},
         reader::{Pace, Reader},
         report::{Report, Row, median},
@@ -28,7 +29,7 @@ use muster_tests::{
     daemon::Daemon,
     home::Home,
 };
-use tokio::{io::AsyncWriteExt, runtime, task::JoinSet, time};
+use tokio::{runtime, time};
 
 /// measure remoted
 #[derive(Parser)]
@@ -42,6 +43,9 @@ struct Options {
     /// runs of each; the median counts
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// a line for local_internal_options.conf, such as remoted.gather_msec=0
+    #[arg(long, value_name = "OPTION")]
+    internal: Vec<String>,
     /// agents of the large fleet
     #[arg(long, default_value_t = 18_000)]
     agents: usize,
@@ -92,8 +96,11 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(agents: usize) -> Result<Self> {
+    fn new(options: &Options, agents: usize) -> Result<Self> {
         let home = Home::with(&["--no-password"])?;
+        for line in &options.internal {
+            home.set_internal(line)?;
+        }
         // Stock agents' own rhythm, and nothing sent by us.
         home.set_in("remote", "<manager_keepalive><enabled>no</enabled></manager_keepalive>")?;
         let fleet = Fleet::new(agents, home.port());
@@ -201,8 +208,8 @@ fn pace(senders: &mut [Sender], pause: Duration, stop: &AtomicBool, sent: &Atomi
 }
 
 /// Processor time for each event, and events a second, of one run.
-fn run_events(rate: Rate) -> Result<(f64, f64)> {
-    let stage = Stage::new(CONNECTIONS)?;
+fn run_events(options: &Options, rate: Rate) -> Result<(f64, f64)> {
+    let stage = Stage::new(options, CONNECTIONS)?;
     let reader = Reader::listen(stage.home.path(), Pace::Steady)?;
     let load = Load::start(&stage.fleet, stage.home.port(), rate)?;
     thread::park_timeout(WARM_UP);
@@ -218,7 +225,7 @@ fn run_events(rate: Rate) -> Result<(f64, f64)> {
 fn events(options: &Options, report: &mut Report) -> Result<()> {
     let (mut costs, mut rates) = (Vec::new(), Vec::new());
     for _ in 0..options.runs {
-        let (cost, rate) = run_events(Rate::Unlimited)?;
+        let (cost, rate) = run_events(options, Rate::Unlimited)?;
         costs.push(cost);
         rates.push(rate);
     }
@@ -246,7 +253,7 @@ fn events(options: &Options, report: &mut Report) -> Result<()> {
 fn paced_events(options: &Options, report: &mut Report) -> Result<()> {
     let mut costs = Vec::new();
     for _ in 0..options.runs {
-        costs.push(run_events(Rate::Every(Duration::from_millis(20)))?.0);
+        costs.push(run_events(options, Rate::Every(Duration::from_millis(20)))?.0);
     }
     report.add(Row {
         what: "CPU of remoted per event, one by one".into(),
@@ -266,7 +273,7 @@ fn paced_events(options: &Options, report: &mut Report) -> Result<()> {
 fn loss(options: &Options, report: &mut Report) -> Result<()> {
     let (mut lost, mut counted, mut sent_events) = (Vec::new(), Vec::new(), 0);
     for _ in 0..options.runs {
-        let stage = Stage::new(CONNECTIONS)?;
+        let stage = Stage::new(options, CONNECTIONS)?;
         let pace = Pace::Bursts {
             read: Duration::from_millis(300),
             rest: Duration::from_millis(700),
@@ -304,63 +311,34 @@ fn loss(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Agents of the measurement of keepalives; each sends one a second.
+/// Agents of the measurement of keepalives.
 const KEEPALIVE_AGENTS: usize = 2_000;
 
-/// Processor time for each keepalive; `changing` says whether each says something new.
-fn run_keepalives(changing: bool) -> Result<f64> {
-    let stage = Stage::new(KEEPALIVE_AGENTS)?;
-    runtime()?.block_on(async {
-        let connections = stage.fleet.connect().await?;
-        let (rounds, mut tasks) = (8_u32, JoinSet::new());
-        let begun = time::Instant::now() + Duration::from_secs(1);
-        for (number, (mut stream, agent)) in connections.into_iter().zip(stage.fleet.agents.clone()).enumerate() {
-            let frames: Vec<Vec<u8>> = (0..rounds)
-                .map(|round| agent.keepalive(if changing { round + 1 } else { 0 }))
-                .collect();
-            tasks.spawn(async move {
-                let offset = Duration::from_secs_f64(as_f64(number as u64) / as_f64(KEEPALIVE_AGENTS as u64));
-                for (round, frame) in (0..).zip(frames) {
-                    time::sleep_until(begun + offset + Duration::from_secs(1) * round).await;
-                    stream.write_all(&frame).await?;
-                    read_frame(&mut stream).await?;
-                }
-                anyhow::Ok(stream)
+fn keepalives(options: &Options, report: &mut Report) -> Result<()> {
+    for (rhythm, agents, when) in [
+        (Rhythm::EverySecond, KEEPALIVE_AGENTS, "one a second each"),
+        (Rhythm::Acknowledged, KEEPALIVE_AGENTS, "as many as it takes"),
+    ] {
+        for (changing, what) in [(false, "the same text each time"), (true, "another text each time")] {
+            let mut costs = Vec::new();
+            for _ in 0..options.runs {
+                let Stage { home, fleet, remoted } = Stage::new(options, agents)?;
+                costs.push(keepalives::measure(&home, &remoted, &fleet, rhythm, changing)?);
+            }
+            let rate = median(&costs.iter().map(|cost| cost.rate).collect::<Vec<_>>());
+            let each: Vec<f64> = costs.iter().map(|cost| cost.each).collect();
+            report.add(Row {
+                what: format!("CPU of remoted per keepalive, {when}, {what}"),
+                value: median(&each),
+                unit: "µs",
+                target: "20 µs",
+                stock: "370 µs",
+                runs: each,
+                conditions: format!(
+                    "{agents} TCP agents, {rate:.0} keepalives a second; acknowledgement and database write included"
+                ),
             });
         }
-        // Neither the first round nor the last belongs to it.
-        time::sleep_until(begun + Duration::from_secs(1)).await;
-        let (cpu, count) = (stage.cpu()?, stage.home.counter("remoted", "remoted_keepalives_total")?);
-        time::sleep_until(begun + Duration::from_secs(u64::from(rounds) - 1)).await;
-        let (cpu, count) = (
-            stage.cpu()? - cpu,
-            stage.home.counter("remoted", "remoted_keepalives_total")? - count,
-        );
-        while let Some(joined) = tasks.join_next().await {
-            joined??;
-        }
-        Ok(cpu.as_secs_f64() * 1e6 / as_f64(count))
-    })
-}
-
-fn keepalives(options: &Options, report: &mut Report) -> Result<()> {
-    for (changing, what) in [(false, "the same text each time"), (true, "another text each time")] {
-        let mut costs = Vec::new();
-        for _ in 0..options.runs {
-            costs.push(run_keepalives(changing)?);
-        }
-        report.add(Row {
-            what: format!("CPU of remoted per keepalive, {what}"),
-            value: median(&costs),
-            unit: "µs",
-            target: "20 µs",
-            stock: "370 µs",
-            runs: costs,
-            conditions: format!(
-                "{KEEPALIVE_AGENTS} TCP agents with one keepalive a second, evenly spread; acknowledgement and database \
-                 write of each included"
-            ),
-        });
     }
     Ok(())
 }
@@ -373,7 +351,10 @@ type Which = fn(&Latencies) -> &[f64];
 fn fairness(options: &Options, report: &mut Report) -> Result<()> {
     let mut runs = Vec::new();
     for _ in 0..options.runs {
-        let (stage, other) = (Stage::new(fairness::AGENTS)?, Stage::new(fairness::AGENTS)?);
+        let (stage, other) = (
+            Stage::new(options, fairness::AGENTS)?,
+            Stage::new(options, fairness::AGENTS)?,
+        );
         let reader = Reader::listen(other.home.path(), Pace::Steady)?;
         let run = |flooded| fairness::measure(stage.home.path(), stage.home.port(), &stage.fleet.agents, flooded);
         runs.push((run(other.home.port())?, run(stage.home.port())?));
@@ -446,7 +427,7 @@ fn scheduler(_: &Options, report: &mut Report) -> Result<()> {
 }
 
 fn memory(options: &Options, report: &mut Report) -> Result<()> {
-    let stage = Stage::new(options.agents)?;
+    let stage = Stage::new(options, options.agents)?;
     let before = resident_kib(stage.remoted.pid())?;
     runtime()?.block_on(async {
         let connections = stage.fleet.connect().await?;
@@ -484,7 +465,7 @@ const STORM: usize = 10_000;
 fn reconnect(options: &Options, report: &mut Report) -> Result<()> {
     let mut times = Vec::new();
     for _ in 0..options.runs {
-        let Stage { home, fleet, remoted } = Stage::new(STORM)?;
+        let Stage { home, fleet, remoted } = Stage::new(options, STORM)?;
         times.push(runtime()?.block_on(async {
             let connections = fleet.connect().await?;
             remoted.kill()?;
