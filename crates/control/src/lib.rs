@@ -70,7 +70,14 @@ async fn carry_out(cli: Cli) -> anyhow::Result<u8> {
         Command::Nats(nats::NatsCommand::Request(arguments)) => {
             return nats::request::request(home, cli.output, arguments).await;
         }
-        Command::Nats(nats::NatsCommand::RequestKey(arguments)) => return nats::request::new_key(arguments),
+        Command::Nats(
+            nats::NatsCommand::RequestKey(arguments) | nats::NatsCommand::Key(nats::key::KeyCommand::Trust(arguments)),
+        ) => {
+            return nats::request::new_key(arguments);
+        }
+        Command::Nats(nats::NatsCommand::Key(nats::key::KeyCommand::Sign(arguments))) => {
+            return nats::key::sign(arguments);
+        }
         _ => {}
     }
     let context = Context::open(home, cli.output)?;

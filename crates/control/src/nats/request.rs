@@ -218,7 +218,7 @@ fn of_home(context: &Context) -> anyhow::Result<Way> {
     }
     let in_home = |path: PathBuf| context.home.join(path);
     // Whoever may not read the seeds names the manager's key, or goes without.
-    let managers = super::KeyFile::read(&in_home(nats.signing_key.clone())).and_then(|file| file.public());
+    let managers = super::key::KeyFile::read(&in_home(nats.signing_key.clone())).and_then(|file| file.public());
     let identity = nats.tls_cert.zip(nats.tls_key);
     Ok(Way {
         servers: nats.servers,
@@ -258,7 +258,7 @@ fn asked(arguments: &Request) -> anyhow::Result<(Address, Map<String, Value>)> {
 }
 
 /// The first seed of a user in a file.
-fn read_seed(path: &Path) -> anyhow::Result<KeyPair> {
+pub(in crate::nats) fn read_seed(path: &Path) -> anyhow::Result<KeyPair> {
     let name = path.display();
     let text = Zeroizing::new(fs::read_to_string(path).with_context(|| format!("reading {name}"))?);
     let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
