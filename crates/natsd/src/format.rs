@@ -18,8 +18,38 @@ pub(crate) struct Written {
     pub(crate) headers: Vec<(&'static str, String)>,
 }
 
+/// What a form tells besides the event.
+#[derive(Clone, Copy)]
+pub(crate) struct About<'a> {
+    /// The message id.
+    pub(crate) id: &'a str,
+    /// The name of this manager.
+    pub(crate) node: &'a str,
+    /// Of an alert: which absence it is about.
+    pub(crate) finding: Option<Finding>,
+}
+
+/// An agent's absence that was worth an alert, with the Unix milliseconds of its first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// It begins.
+    New(u64),
+    /// It is told again.
+    GoesOn(u64),
+    /// The agent is back, or will not come back.
+    Over(u64),
+}
+
+impl Finding {
+    fn since(self) -> u64 {
+        match self {
+            Self::New(since) | Self::GoesOn(since) | Self::Over(since) => since,
+        }
+    }
+}
+
 /// Puts an event's body into the configured form.
-pub(crate) fn write(format: EventFormat, event: &Event, body: Vec<u8>, id: &str, node: &str) -> Written {
+pub(crate) fn write(format: EventFormat, event: &Event, body: Vec<u8>, about: About<'_>) -> Written {
     let mut written = Written {
         content_type: header::JSON,
         body,
@@ -27,15 +57,15 @@ pub(crate) fn write(format: EventFormat, event: &Event, body: Vec<u8>, id: &str,
     };
     match format {
         EventFormat::Native => {}
-        EventFormat::Cloudevents => written.headers = Attributes::of(event, id, node).headers(),
+        EventFormat::Cloudevents => written.headers = Attributes::of(event, about).headers(),
         EventFormat::CloudeventsStructured => {
-            if let Some(body) = Attributes::of(event, id, node).envelope(&written.body) {
+            if let Some(body) = Attributes::of(event, about).envelope(&written.body) {
                 written.content_type = header::CLOUD_EVENT;
                 written.body = body;
             }
         }
         EventFormat::Ocsf => {
-            if let Some(body) = ocsf::write(event, &written.body, id, node) {
+            if let Some(body) = ocsf::write(event, &written.body, about) {
                 written.content_type = header::OCSF;
                 written.body = body;
             }
@@ -75,7 +105,7 @@ struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    fn of(event: &Event, id: &'a str, node: &str) -> Self {
+    fn of(event: &Event, About { id, node, .. }: About<'a>) -> Self {
         // Only what is one token is sure to be printable.
         let subject = (!event.subject_key.is_empty()).then(|| token(&event.subject_key).into_owned());
         Self {

@@ -103,6 +103,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(parts: Parts) -> (Self, Arc<Shared>, mpsc::Sender<Batch>) {
         let (sender, batches) = mpsc::channel(MAX_WAITING_BATCHES);
+        let findings = Findings::open(parts.composer.format, parts.spool.directory());
         let shared = Arc::new(Shared {
             spool: Mutex::new(parts.spool),
             committed: watch::Sender::new(0),
@@ -116,7 +117,7 @@ impl Keeper {
         });
         let mut keeper = Self {
             shared: Arc::clone(&shared),
-            findings: Findings::new(parts.composer.format),
+            findings,
             composer: parts.composer,
             sequencer: parts.sequencer,
             audit: parts.audit,

@@ -5,7 +5,7 @@ use muster_config::EventFormat;
 use muster_proto::event::{Event, Kind, body::complete_keepalive, header, subject};
 
 use crate::{
-    format,
+    format::{self, About, Finding},
     keys::Keyring,
     seal::Sealer,
     signature::Preamble,
@@ -43,10 +43,18 @@ pub(crate) struct Numbers {
     pub(crate) prev: u64,
 }
 
+/// What a [`Kind::DisconnectAlert`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CopyOf {
+    /// Of the event that it repeats.
+    pub(crate) sequence: u64,
+    /// Which absence, where that is told.
+    pub(crate) finding: Option<Finding>,
+}
+
 impl Composer {
-    /// What is published of an event. `copy_of` is the sequence of the status change that a
-    /// [`Kind::DisconnectAlert`] repeats.
-    pub(crate) fn compose(&self, event: &Event, source: Mark, numbers: Numbers, copy_of: Option<u64>) -> Stored {
+    /// What is published of an event.
+    pub(crate) fn compose(&self, event: &Event, source: Mark, numbers: Numbers, copy_of: Option<CopyOf>) -> Stored {
         let Numbers { seq, prev } = numbers;
         let subject = subject::of(event, &self.prefix, &self.node);
         let body = match event.kind {
@@ -54,7 +62,12 @@ impl Composer {
             _ => event.body.clone(),
         };
         let message_id = self.message_id(seq);
-        let written = format::write(self.format, event, body, &message_id, &self.node);
+        let about = About {
+            id: &message_id,
+            node: &self.node,
+            finding: copy_of.and_then(|copy| copy.finding),
+        };
+        let written = format::write(self.format, event, body, about);
         let (content_type, sealed, body) = self.seal(event.kind, written.content_type, written.body);
         let prev = if prev == 0 { "-".to_owned() } else { prev.to_string() };
         let mut headers = Headers(Vec::with_capacity(16));
@@ -75,7 +88,7 @@ impl Composer {
             headers.add(name, value.clone());
         }
         if let Some(original) = copy_of {
-            headers.add(header::COPY_OF, self.message_id(original));
+            headers.add(header::COPY_OF, self.message_id(original.sequence));
         }
         for (name, value) in written.headers {
             headers.add(name, value);

@@ -169,6 +169,11 @@ impl Place {
 }
 
 impl Spool {
+    /// Where it is.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Opens the spool, as a crash at any instant may have left it.
     pub(crate) fn open(directory: &Path, limits: Limits) -> Result<(Self, Recovered), SpoolError> {
         files::make_directory(directory)?;

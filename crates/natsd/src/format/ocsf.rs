@@ -9,14 +9,30 @@ use std::net::IpAddr;
 use muster_proto::event::{Event, Kind};
 use serde_json::{Map, Value, json};
 
+use super::{About, Finding};
+
 const VERSION: &str = "1.3.0";
 
 /// A kind of event in OCSF.
 struct Row {
     kind: Kind,
     class: u64,
-    activity: fn(&Told<'_>) -> Activity,
-    fill: fn(&Told<'_>, &mut Map<String, Value>),
+    activity: ActivityOf,
+    fill: Fill,
+}
+
+/// What happened.
+type ActivityOf = fn(&Told<'_>) -> Activity;
+/// Adds what the class has besides what all have.
+type Fill = fn(&Told<'_>, &mut Map<String, Value>);
+
+const fn row(kind: Kind, class: u64, activity: ActivityOf, fill: Fill) -> Row {
+    Row {
+        kind,
+        class,
+        activity,
+        fill,
+    }
 }
 
 /// What happened, within a class: its number, and a name where the class has no number for it.
@@ -32,6 +48,8 @@ const CREATE: Activity = Activity(1, None);
 const LOG: Activity = Activity(1, None);
 const CLOSE: Activity = Activity(3, None);
 const UPDATE: Activity = Activity(3, None);
+/// What an update is to a finding.
+const GOES_ON: Activity = Activity(2, None);
 const START: Activity = Activity(3, None);
 const STOP: Activity = Activity(4, None);
 const DELETE: Activity = Activity(4, None);
@@ -42,66 +60,21 @@ const RESOLVED: u64 = 4;
 
 /// Which class and activity each kind has. What is not listed stays in our own form.
 const ROWS: [Row; 9] = [
-    Row {
-        kind: Kind::Keepalive,
-        class: INVENTORY,
-        activity: |_| LOG,
-        fill: inventory,
-    },
-    Row {
-        kind: Kind::StatusChange,
-        class: LIFECYCLE,
-        activity: lifecycle,
-        fill: application,
-    },
-    Row {
-        kind: Kind::DisconnectAlert,
-        class: FINDING,
-        activity: |told| if is_back(told) { CLOSE } else { CREATE },
-        fill: lost_agent,
-    },
-    Row {
-        kind: Kind::Enrolled,
-        class: ENTITY,
-        activity: |_| CREATE,
-        fill: identity,
-    },
-    Row {
-        kind: Kind::Removed,
-        class: ENTITY,
-        activity: |_| DELETE,
-        fill: identity,
-    },
-    Row {
-        kind: Kind::KeyRotated,
-        class: ENTITY,
-        activity: |_| UPDATE,
-        fill: identity,
-    },
-    Row {
-        kind: Kind::Renamed,
-        class: ENTITY,
-        activity: |_| UPDATE,
-        fill: identity,
-    },
-    Row {
-        kind: Kind::RuleAlert,
-        class: FINDING,
-        activity: |_| CREATE,
-        fill: rule,
-    },
-    Row {
-        kind: Kind::Agentless,
-        class: CONFIG_CHANGE,
-        activity: |_| LOG,
-        fill: agentless,
-    },
+    row(Kind::Keepalive, INVENTORY, |_| LOG, of_device),
+    row(Kind::StatusChange, LIFECYCLE, lifecycle, application),
+    row(Kind::DisconnectAlert, FINDING, absence, lost_agent),
+    row(Kind::Enrolled, ENTITY, |_| CREATE, identity),
+    row(Kind::Removed, ENTITY, |_| DELETE, identity),
+    row(Kind::KeyRotated, ENTITY, |_| UPDATE, identity),
+    row(Kind::Renamed, ENTITY, |_| UPDATE, identity),
+    row(Kind::RuleAlert, FINDING, |_| CREATE, rule),
+    row(Kind::Agentless, CONFIG_CHANGE, |_| LOG, agentless),
 ];
 
 /// An event as it is to be told.
 struct Told<'a> {
     event: &'a Event,
-    node: &'a str,
+    about: About<'a>,
     raw: &'a [u8],
     whole: &'a Value,
     /// The one member that our own bodies wrap everything in; the whole of any other body.
@@ -109,7 +82,7 @@ struct Told<'a> {
 }
 
 /// The event as OCSF; nothing for a kind that has no class, or a body that is no JSON.
-pub(super) fn write(event: &Event, raw: &[u8], id: &str, node: &str) -> Option<Vec<u8>> {
+pub(super) fn write(event: &Event, raw: &[u8], about: About<'_>) -> Option<Vec<u8>> {
     let row = ROWS.iter().find(|row| row.kind == event.kind)?;
     let whole: Value = serde_json::from_slice(raw).ok()?;
     let member = ["event", "status_change", "enrollment", "agentless"]
@@ -118,7 +91,7 @@ pub(super) fn write(event: &Event, raw: &[u8], id: &str, node: &str) -> Option<V
         .unwrap_or(&whole);
     let told = Told {
         event,
-        node,
+        about,
         raw,
         whole: &whole,
         member,
@@ -137,26 +110,26 @@ pub(super) fn write(event: &Event, raw: &[u8], id: &str, node: &str) -> Option<V
         ("time", event.created_ms),
         ("severity_id", severity),
     ] {
-        out.insert(name.to_owned(), value.into());
+        set(&mut out, name, value);
     }
     if let Some(name) = name {
-        out.insert("activity_name".to_owned(), name.into());
+        set(&mut out, "activity_name", name);
     }
     let mut metadata = json!({
         "version": VERSION,
-        "uid": id,
+        "uid": about.id,
         "event_code": event.kind.type_name(),
         "product": {"name": "Muster", "vendor_name": "Muster", "version": env!("CARGO_PKG_VERSION")},
-        "log_provider": node,
+        "log_provider": about.node,
     });
     (row.fill)(&told, &mut out);
     if matches!(row.class, LIFECYCLE | FINDING) && out.contains_key("device") {
         // There it is no attribute of the class itself.
         metadata["profiles"] = json!(["host"]);
     }
-    out.insert("metadata".to_owned(), metadata);
+    set(&mut out, "metadata", metadata);
     if let Some(reason) = member["reason"].as_str() {
-        out.insert("status_detail".to_owned(), reason.into());
+        set(&mut out, "status_detail", reason);
     }
     serde_json::to_vec(&out).ok()
 }
@@ -170,30 +143,32 @@ fn lifecycle(told: &Told<'_>) -> Activity {
     }
 }
 
-fn inventory(told: &Told<'_>, out: &mut Map<String, Value>) {
-    out.insert("device".to_owned(), device(told));
+fn absence(told: &Told<'_>) -> Activity {
+    match told.about.finding {
+        None | Some(Finding::New(_)) => CREATE,
+        Some(Finding::GoesOn(_)) => GOES_ON,
+        Some(Finding::Over(_)) => CLOSE,
+    }
+}
+
+fn of_device(told: &Told<'_>, out: &mut Map<String, Value>) {
+    set(out, "device", device(told));
 }
 
 fn application(told: &Told<'_>, out: &mut Map<String, Value>) {
-    let app = present(json!({"name": "agent", "uid": told.member["agent_id"], "vendor_name": "Wazuh"}));
-    out.insert("app".to_owned(), app);
-    out.insert("device".to_owned(), device(told));
+    let app = json!({"name": "agent", "uid": told.member["agent_id"], "vendor_name": "Wazuh"});
+    set(out, "app", present(app));
+    of_device(told, out);
 }
 
+/// Each absence is a finding of its own.
 fn lost_agent(told: &Told<'_>, out: &mut Map<String, Value>) {
-    let uid = format!("{}:{}:disconnected", told.node, told.event.subject_key);
-    out.insert(
-        "finding_info".to_owned(),
-        json!({"uid": uid, "title": "agent disconnected"}),
-    );
-    out.insert("device".to_owned(), device(told));
-    let status = if is_back(told) { RESOLVED } else { NEW };
-    out.insert("status_id".to_owned(), status.into());
-}
-
-/// The agent is there again.
-fn is_back(told: &Told<'_>) -> bool {
-    told.member["current_status"] == 0
+    let since = told.about.finding.map_or(told.event.created_ms, Finding::since);
+    let uid = format!("{}:{}:{since}", told.about.node, told.event.subject_key);
+    set(out, "finding_info", json!({"uid": uid, "title": "agent disconnected"}));
+    of_device(told, out);
+    let is_over = matches!(told.about.finding, Some(Finding::Over(_)));
+    set(out, "status_id", if is_over { RESOLVED } else { NEW });
 }
 
 fn identity(told: &Told<'_>, out: &mut Map<String, Value>) {
@@ -201,9 +176,9 @@ fn identity(told: &Told<'_>, out: &mut Map<String, Value>) {
     let entity = json!({
         "uid": member["agent_id"], "name": member["agent_name"], "type_id": 99, "type": "agent",
     });
-    out.insert("entity".to_owned(), present(entity));
+    set(out, "entity", present(entity));
     if let Some(action) = member["action"].as_str() {
-        out.insert("comment".to_owned(), action.into());
+        set(out, "comment", action);
     }
 }
 
@@ -235,14 +210,14 @@ fn rule(told: &Told<'_>, out: &mut Map<String, Value>) {
     if !attacks.is_empty() {
         finding["attacks"] = attacks.into();
     }
-    out.insert("finding_info".to_owned(), finding);
-    out.insert("raw_data".to_owned(), String::from_utf8_lossy(told.raw).into());
+    set(out, "finding_info", finding);
+    set(out, "raw_data", String::from_utf8_lossy(told.raw));
 }
 
 fn agentless(told: &Told<'_>, out: &mut Map<String, Value>) {
     let host = told.event.subject_key.split('.').next().unwrap_or_default();
-    out.insert("device".to_owned(), json!({"name": host, "type_id": 0}));
-    out.insert("raw_data".to_owned(), String::from_utf8_lossy(told.raw).into());
+    set(out, "device", json!({"name": host, "type_id": 0}));
+    set(out, "raw_data", String::from_utf8_lossy(told.raw));
 }
 
 /// The agent's host, as far as it is known.
@@ -267,6 +242,10 @@ fn is_hostname(name: &str) -> bool {
         let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
     })
+}
+
+fn set(out: &mut Map<String, Value>, name: &str, value: impl Into<Value>) {
+    out.insert(name.to_owned(), value.into());
 }
 
 /// Without the members that nothing is known of: OCSF has no null.

@@ -95,6 +95,10 @@ fn events() -> Vec<Event> {
             kind: Kind::DisconnectAlert,
             ..change(AgentStatus::Disconnected, AgentStatus::Active, Reason::Reconnected)
         },
+        Event {
+            kind: Kind::DisconnectAlert,
+            ..enrollment(Kind::Removed, "web-01")
+        },
         enrollment(Kind::Enrolled, "web-01"),
         enrollment(Kind::Removed, "web-01"),
         enrollment(Kind::KeyRotated, "web-01"),
@@ -107,8 +111,26 @@ fn events() -> Vec<Event> {
     ]
 }
 
+fn about(finding: Option<Finding>) -> About<'static> {
+    About {
+        id: "n:1:2",
+        node: "mgr.a",
+        finding,
+    }
+}
+
+/// Alerts are about an absence.
+fn finding_of(event: &Event) -> Option<Finding> {
+    let since = event.created_ms - 5;
+    let body: Value = serde_json::from_slice(&event.body).ok()?;
+    (event.kind == Kind::DisconnectAlert).then(|| match body["status_change"]["current_status"].as_u64() {
+        Some(1) => Finding::New(since),
+        _ => Finding::Over(since),
+    })
+}
+
 fn written(format: EventFormat, event: &Event) -> (Written, Value) {
-    let written = write(format, event, event.body.clone(), "n:1:2", "mgr.a");
+    let written = write(format, event, event.body.clone(), about(finding_of(event)));
     let body = serde_json::from_slice(&written.body).expect("JSON");
     (written, body)
 }
@@ -275,7 +297,7 @@ fn structured_cloud_events_keep_the_body_byte_for_byte_and_fit_the_public_schema
 fn body_that_is_no_json_gets_no_envelope() {
     let event = manager_event(Kind::RuleAlert, "001", TIME, 3, b"{\"a\":".to_vec());
     for format in [EventFormat::CloudeventsStructured, EventFormat::Ocsf] {
-        let written = write(format, &event, event.body.clone(), "n:1:2", "mgr");
+        let written = write(format, &event, event.body.clone(), about(None));
         assert_eq!((written.content_type, &written.body), ("application/json", &event.body));
     }
 }
@@ -337,10 +359,27 @@ fn lost_agent_is_a_stopped_application_and_its_alert_a_finding() {
     assert_eq!(body["metadata"]["uid"], "n:1:2");
     let copy = ocsf(&lost().disconnect_alert().expect("a copy"));
     assert_eq!(copy["type_uid"], 200_401);
-    assert_eq!(copy["finding_info"]["uid"], "mgr.a:001:disconnected");
+    assert_eq!(copy["finding_info"]["uid"], format!("mgr.a:001:{}", TIME - 5));
     let end = ocsf(&events()[6]);
     assert_eq!((&end["type_uid"], &end["status_id"]), (&json!(200_403), &json!(4)));
     assert_eq!(end["finding_info"]["uid"], copy["finding_info"]["uid"]);
+    let gone = ocsf(&events()[7]);
+    assert_eq!(
+        (&gone["type_uid"], &gone["device"]["uid"]),
+        (&json!(200_403), &json!("001"))
+    );
+    let about = about(Some(Finding::GoesOn(7)));
+    let again = write(
+        EventFormat::Ocsf,
+        &lost().disconnect_alert().expect("a copy"),
+        lost().body,
+        about,
+    );
+    let again: Value = serde_json::from_slice(&again.body).expect("JSON");
+    assert_eq!(
+        (&again["type_uid"], &again["finding_info"]["uid"]),
+        (&json!(200_402), &json!("mgr.a:001:7"))
+    );
     let back = ocsf(&change(
         AgentStatus::Disconnected,
         AgentStatus::Active,
@@ -356,7 +395,7 @@ fn lost_agent_is_a_stopped_application_and_its_alert_a_finding() {
 
 #[test]
 fn rule_becomes_the_analytic_of_its_finding_and_its_level_the_severity_of_its_band() {
-    let body = ocsf(&events()[11]);
+    let body = ocsf(&events()[12]);
     assert_eq!(
         body["finding_info"],
         json!({

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Batch, Keeper};
 use crate::{
-    message::Numbers,
+    message::{CopyOf, Numbers},
     spool::{
         SpoolError,
         record::{Mark, Stored},
@@ -33,6 +33,7 @@ struct Composed {
 impl Keeper {
     pub(super) fn commit(&mut self, batches: &[Batch]) -> Result<(), SpoolError> {
         let last_before = self.last_of_stream.clone();
+        self.findings.begin();
         let committed = self.try_commit(batches);
         if committed.is_err() {
             // The numbers are used up, but no event has them.
@@ -84,6 +85,7 @@ impl Keeper {
         if commit.stored.is_empty() {
             return Ok(());
         }
+        self.findings.prepare();
         let begun = self.shared.spool().begin_commit(&commit.stored, clock::unix_ms());
         let written = begun.and_then(|(mut bytes, gaps)| {
             bytes.write()?;
@@ -91,7 +93,10 @@ impl Keeper {
             Ok(gaps)
         });
         match written {
-            Ok(gaps) => self.declare(&gaps),
+            Ok(gaps) => {
+                self.findings.committed();
+                self.declare(&gaps);
+            }
             Err(error) => {
                 self.own = own;
                 return Err(error);
@@ -161,11 +166,9 @@ impl Keeper {
     }
 
     fn compose(&mut self, event: &Event, mark: &Mark, commit: &mut Composed) -> Result<(), SpoolError> {
-        let original = self.compose_one(event, mark, None, commit)?;
-        let copy = event.disconnect_alert();
-        if let Some(copy) = copy.or_else(|| self.findings.closing(event)) {
-            self.findings.note(&copy);
-            self.compose_one(&copy, mark, Some(original), commit)?;
+        let sequence = self.compose_one(event, mark, None, commit)?;
+        if let Some((copy, finding)) = self.findings.copy_of(event) {
+            self.compose_one(&copy, mark, Some(CopyOf { sequence, finding }), commit)?;
         }
         Ok(())
     }
@@ -174,7 +177,7 @@ impl Keeper {
         &mut self,
         event: &Event,
         mark: &Mark,
-        copy_of: Option<u64>,
+        copy_of: Option<CopyOf>,
         commit: &mut Composed,
     ) -> Result<u64, SpoolError> {
         let numbers = self.number(event.kind.stream())?;

@@ -87,7 +87,11 @@ fn high_status_change_has_a_copy_with_the_same_body_and_its_own_id() {
     let event = status_change(8);
     let numbers = Numbers { seq: 2, prev: 1 };
     let alert = event.disconnect_alert().expect("a copy");
-    let copy = composer().compose(&alert, mark(), numbers, Some(1));
+    let original = CopyOf {
+        sequence: 1,
+        finding: None,
+    };
+    let copy = composer().compose(&alert, mark(), numbers, Some(original));
     assert_eq!(copy.subject, "wazuh.xdr.alerts.agent_disconnected");
     assert_eq!(copy.body, event.body);
     assert!(
