@@ -5,6 +5,7 @@ mod audit;
 mod damage;
 mod faults;
 mod findings;
+mod hostile;
 mod names;
 mod natsd;
 mod permissions;
@@ -15,6 +16,7 @@ mod requests;
 mod server;
 mod story;
 mod trust;
+mod trusted;
 
 use std::{
     thread,

@@ -10,7 +10,11 @@ use muster_natsd::verify::Message;
 use nkeys::XKey;
 use serde_json::json;
 
-use crate::{block_on, producer, provisioned, server::Server};
+use crate::{
+    block_on, json as body_of, producer, provisioned,
+    server::Server,
+    trusted::{Trusted, sign},
+};
 
 /// Runs the page's blocks and then this, with `messages` from `messages.json`.
 fn python(folder: &Path, then: &str) -> Output {
@@ -124,4 +128,106 @@ fn python_recipes_check_signatures_and_open_seals_for_one_and_for_several() {
         assert_eq!(opened, expected);
         natsd.stop();
     }
+}
+
+/// What a consumer has of a key in the bucket, and the trust key.
+fn announced_key() -> (Trusted, serde_json::Value) {
+    let site = Trusted::start();
+    let entries = site.stream("KV_muster_keys");
+    let entry = entries.last().expect("an announcement");
+    let key = body_of(entry)["key"].take();
+    (site, key)
+}
+
+const SHELL: &str = r#"
+{ printf '\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00'
+  printf '%s' "$TRUST" | base32 -d | head -c 33 | tail -c 32; } > trust.der
+printf 'MUSTERKEY1\nintroduction\n%s\n%s\n%s\n%s\n%s\n%s\n' \
+  "$KID" "$NODE" "$ALG" "$NOT_BEFORE" "${PREV_KID:--}" "$EPOCH_FROM" > introduction.txt
+openssl pkeyutl -verify -pubin -keyform DER -inkey trust.der -rawin -in introduction.txt -sigfile trust.sig
+"#;
+
+#[test]
+fn shell_recipe_checks_that_the_trust_key_vouches_for_a_key() {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/nats.md");
+    let page = fs::read_to_string(page).expect("docs/nats.md");
+    assert!(page.contains(SHELL.trim()), "docs/nats.md has another recipe");
+    let (site, key) = announced_key();
+    let folder = tempfile::tempdir().expect("directory");
+    let text = |name: &str| match &key[name] {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let signature = key["trust"]["sig"].as_str().expect("co-signed");
+    let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64");
+    fs::write(folder.path().join("trust.sig"), signature).expect("writes");
+    let run = |node: &str, trust: &str| {
+        Command::new("bash")
+            .args(["-c", SHELL])
+            .current_dir(folder.path())
+            .env("TRUST", trust)
+            .env("KID", text("kid"))
+            .env("NODE", node)
+            .env("ALG", text("alg"))
+            .env("NOT_BEFORE", text("not_before"))
+            .env("PREV_KID", text("prev_kid"))
+            .env("EPOCH_FROM", text("epoch_from"))
+            .output()
+            .expect("runs bash")
+    };
+    let trust = site.trust.public_key();
+    let output = run("mgr-a", &trust);
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("Verified Successfully"),
+        "{output:?}"
+    );
+    assert!(!run("mgr-b", &trust).status.success());
+    assert!(!run("mgr-a", &text("kid")).status.success());
+}
+
+const VOUCHED: &str = "
+keys = messages
+assert vouched(keys['good'], TRUST) is None
+assert vouched(keys['revoked'], TRUST) == 7
+for name in ['changed', 'bare', 'forged', 'unrevoked']:
+    try:
+        vouched(keys[name], TRUST)
+    except Exception:
+        continue
+    sys.exit(name + ' is believed')
+print('checked')
+";
+
+#[test]
+fn python_recipe_believes_only_keys_that_the_trust_key_vouches_for() {
+    let (site, key) = announced_key();
+    let folder = tempfile::tempdir().expect("directory");
+    let with = |name: &str, value: serde_json::Value| {
+        let mut key = key.clone();
+        key[name] = value;
+        key
+    };
+    let mut revoked: muster_natsd::keys::KeyRecord = serde_json::from_value(key.clone()).expect("a record");
+    revoked.status = muster_natsd::keys::KeyStatus::Revoked;
+    (revoked.revoked_at, revoked.compromised_since) = (Some(9), Some(7));
+    let unrevoked = json!(revoked);
+    revoked.revocation = Some(sign(&site.trust, revoked.revocation()));
+    let mut forged = key.clone();
+    forged["trust"]["sig"] = json!(sign(&nkeys::KeyPair::new_user(), revoked.introduction()).sig);
+    let keys = json!({
+        "good": key, "revoked": revoked, "changed": with("epoch_from", json!(99)), "bare": with("trust", json!(null)),
+        "forged": forged, "unrevoked": unrevoked,
+    });
+    fs::write(folder.path().join("messages.json"), keys.to_string()).expect("writes");
+    let output = python(
+        folder.path(),
+        &format!("TRUST = '{}'\n{VOUCHED}", site.trust.public_key()),
+    );
+    assert!(
+        output.status.success(),
+        "{} (python3-nacl: cargo xtask tools)",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
