@@ -8,6 +8,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets of this file.
 pub const TARGETS: &[Target] = &[
     ("natsd_command", |input| _ = fuzzing::command(input)),
+    ("natsd_keys", |input| _ = fuzzing::keys(input)),
     ("natsd_sealed", |input| _ = fuzzing::sealed(input)),
     ("natsd_spool", fuzzing::spool),
     ("natsd_verify", |input| _ = fuzzing::verify(input)),

@@ -1,14 +1,15 @@
-//! For the fuzzer: what a spool's segment holds, whatever the disk has made of it; what consumers check; requests over
-//! NATS.
+//! For the fuzzer: what a spool's segment holds, whatever the disk has made of it; what consumers check, and whom they
+//! believe; requests over NATS.
 
 mod command;
+mod keys;
 // The same decisions as in the targets that lie beside the fuzzer.
 #[path = "../../../fuzz/src/draw.rs"]
 mod draw;
 mod sealed;
 mod story;
 
-pub use self::{command::command, sealed::sealed, story::verify};
+pub use self::{command::command, keys::keys, sealed::sealed, story::verify};
 use crate::spool::{
     boundary_bytes,
     record::Record,
@@ -107,9 +108,10 @@ mod tests {
 
     #[test]
     fn every_input_of_the_corpora_passes() {
-        let targets: [Target; 4] = [
+        let targets: [Target; 5] = [
             ("natsd_spool", super::spool),
             ("natsd_command", |input| _ = super::command(input)),
+            ("natsd_keys", |input| _ = super::keys(input)),
             ("natsd_sealed", |input| _ = super::sealed(input)),
             ("natsd_verify", |input| _ = super::verify(input)),
         ];

@@ -397,7 +397,7 @@ fn of(kind: Kind, about: &str, now_ms: u64, body: Vec<u8>) -> Event {
     }
 }
 
-fn sign(mut message: Message, key: &KeyPair) -> Message {
+pub(super) fn sign(mut message: Message, key: &KeyPair) -> Message {
     let by = [
         (header::ALGORITHM, header::ED25519.to_owned()),
         (header::KEY_ID, key.public_key()),

@@ -113,6 +113,11 @@ impl Keys {
 
     /// Takes an announcement in that a believed key of the same manager has signed.
     pub(super) fn learn(&mut self, record: &KeyRecord) -> Result<(), &'static str> {
+        let since = record.compromised_since.or(record.revoked_at).unwrap_or(0);
+        let is_revoked = record.status == KeyStatus::Revoked;
+        if is_revoked && self.trusted.is_empty() && self.is_of(&record.kid, &record.node) {
+            self.revoke(&record.kid, since);
+        }
         if !self.introduced.contains_key(&record.kid) && self.pinned.contains_key(&record.kid) {
             if !self.is_of(&record.kid, &record.node) {
                 return Err("it announces another node's key");
@@ -134,13 +139,8 @@ impl Keys {
         if let Some(until) = record.not_after {
             key.not_after = Some(key.not_after.map_or(until, |before| before.min(until)));
         }
-        if record.status == KeyStatus::Revoked {
-            let since = record.compromised_since.or(record.revoked_at).unwrap_or(0);
-            if self.trusted.is_empty() {
-                self.revoke(&record.kid, since);
-            } else if self.revoked.get(&record.kid).is_none_or(|before| *before > since) {
-                return Err("no trust key has signed the revocation");
-            }
+        if is_revoked && self.revoked.get(&record.kid).is_none_or(|before| *before > since) {
+            return Err("no trust key has signed the revocation");
         }
         Ok(())
     }
