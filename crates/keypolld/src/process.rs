@@ -2,9 +2,10 @@
 //!
 //! * [`command_line`]: from `<exec_path>` to a program and its arguments.
 //! * [`descriptors`]: what they do not inherit.
-//! * [`group`]: a process with all that it starts.
+//! * [`group`]: one that keeps running, with all that it starts.
 //! * [`leftovers`]: what got away from its group.
 //! * [`limits`]: how much of the machine they may use.
+//! * [`run`]: one that is started for one answer.
 //! * [`words`]: what they say on standard error.
 
 pub mod command_line;
@@ -12,4 +13,5 @@ pub mod descriptors;
 pub mod group;
 pub mod leftovers;
 pub mod limits;
+pub mod run;
 pub mod words;

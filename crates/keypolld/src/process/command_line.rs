@@ -2,9 +2,10 @@
 //! next character as it is. There is no shell, so nothing else means anything.
 
 use std::{
-    env,
-    os::unix::fs::PermissionsExt,
+    env, io,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use thiserror::Error;
@@ -55,6 +56,27 @@ impl CommandLine {
         env::split_paths(SEARCH_PATH)
             .map(|folder| folder.join(&self.program))
             .find(|path| is_executable(path))
+    }
+
+    /// Ready to be started in the current directory, which is the home, in a group of its own, with `PATH`, `LANG` and
+    /// `HOME` and nothing else in its environment. It reads nothing, writes into two pipes, and inherits no other
+    /// descriptor, no signal mask, and our limits.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn command(&self, home: &Path) -> io::Result<Command> {
+        let mut command = Command::new(self.file().ok_or(io::ErrorKind::NotFound)?);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .env("PATH", SEARCH_PATH)
+            .env("LANG", "C.UTF-8")
+            .env("HOME", home)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        Ok(command)
     }
 }
 

@@ -1,9 +1,8 @@
-//! A process with all that it starts: a group of its own, ended as a whole.
+//! A program that keeps running, with all that it starts: a group of its own, ended as a whole.
 
 use std::{
-    ffi::OsStr,
     io,
-    path::{Path, PathBuf},
+    path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -17,22 +16,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    command_line::{CommandLine, SEARCH_PATH},
-    leftovers,
-};
+use super::{command_line::CommandLine, leftovers};
 
 /// How long a group may take to end by itself once it was asked to.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// Whether a program is given something to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// `/dev/null`.
-    None,
-    /// A pipe.
-    Pipe,
-}
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// A running program. Its group is killed when the value is dropped.
 #[derive(Debug)]
@@ -50,30 +37,15 @@ pub struct Group {
 }
 
 impl Group {
-    /// Starts a program in the current directory, which is the home, with `PATH`, `LANG` and `HOME` and nothing else in
-    /// its environment. It inherits three descriptors, no signal mask, and our limits.
+    /// Starts a program with pipes on all three sides; see [`CommandLine::command`].
     ///
     /// The caller is held until the program has its turn on a processor, which takes milliseconds on a busy machine.
     ///
     /// # Errors
     /// It does not exist, may not be executed, or there is no room for another process.
-    pub fn start(line: &CommandLine, further: &[impl AsRef<OsStr>], input: Input, home: &Path) -> io::Result<Self> {
-        let file: PathBuf = line.file().ok_or(io::ErrorKind::NotFound)?;
-        let mut command = Command::new(file);
-        command
-            .args(&line.arguments)
-            .args(further)
-            .env_clear()
-            .env("PATH", SEARCH_PATH)
-            .env("LANG", "C.UTF-8")
-            .env("HOME", home)
-            .stdin(match input {
-                Input::None => Stdio::null(),
-                Input::Pipe => Stdio::piped(),
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+    pub fn start(line: &CommandLine, home: &Path) -> io::Result<Self> {
+        let mut command = Command::from(line.command(home)?);
+        command.stdin(Stdio::piped());
         let _starting = leftovers::starting();
         let mut child = command.spawn()?;
         let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);

@@ -28,11 +28,7 @@ use zeroize::Zeroizing;
 use super::{SourceError, Surroundings, Written};
 use crate::{
     lookup::Lookup,
-    process::{
-        command_line::CommandLine,
-        group::{Group, Input},
-        words::Words,
-    },
+    process::{command_line::CommandLine, group::Group, words::Words},
 };
 
 /// How long what a process said at its end may take to be read.
@@ -106,7 +102,7 @@ impl Pool {
     }
 
     fn start(&self) -> Result<Worker, SourceError> {
-        let start = Group::start(&self.line, &[""; 0], Input::Pipe, &self.surroundings.home);
+        let start = Group::start(&self.line, &self.surroundings.home);
         let mut group = start.map_err(|source| SourceError::Start {
             program: self.line.program.clone(),
             source,
