@@ -120,6 +120,12 @@ impl Handler for Control {
             ("trust", self.trust.clone()),
             ("control", control),
             ("name_is_ours", claim.to_owned()),
+            (
+                "broker_skew_ms",
+                facts
+                    .skew_ms
+                    .map_or_else(|| "unknown".to_owned(), |skew| skew.to_string()),
+            ),
         ];
         status.facts = facts
             .into_iter()

@@ -8,6 +8,7 @@ mod commit;
 mod findings;
 mod own;
 mod shared;
+mod steps;
 mod tidy;
 
 use std::{
@@ -29,7 +30,7 @@ pub(crate) use self::{
     commit::published,
     shared::{Audited, Errand, Shared},
 };
-use self::{findings::Findings, tidy::Tidy};
+use self::{findings::Findings, steps::Steps, tidy::Tidy};
 use crate::{
     aside::Aside,
     audit::Audit,
@@ -97,6 +98,7 @@ pub(crate) struct Keeper {
     own: Vec<Event>,
     health_ms: u64,
     tidy: Tidy,
+    steps: Steps,
     received_before: u64,
 }
 
@@ -128,6 +130,7 @@ impl Keeper {
             own: Vec::new(),
             health_ms: 0,
             tidy: Tidy::default(),
+            steps: Steps::default(),
             received_before: 0,
         };
         if !keeper.composer.history {

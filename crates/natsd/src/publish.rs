@@ -15,9 +15,12 @@ mod lane;
 mod mirror;
 mod pace;
 mod session;
+pub(crate) mod skew;
+pub(crate) mod tls;
 mod told;
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::Arc,
     thread,
@@ -34,6 +37,7 @@ use self::{
     connection::{jitter, pause},
     fence::{Fence, Standing},
     session::{End, Session},
+    tls::Peer,
 };
 use crate::{
     keeper::{Shared, chain},
@@ -64,10 +68,11 @@ impl Publisher {
     fn run(self, stop: &CancellationToken) -> io::Result<()> {
         let mut failures = 0_u32;
         let mut fence = self.fence();
+        let mut met = BTreeMap::new();
         for server in self.nats.servers.iter().cycle() {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let (begun, published) = (Instant::now(), self.counters.events_published_total.value());
-            let end = runtime.block_on(self.one_connection(server, &mut fence, failures, stop));
+            let end = runtime.block_on(self.one_connection(server, &mut fence, &mut met, failures, stop));
             let stopped = matches!(end, End::Stopped);
             match end {
                 End::Stopped => {}
@@ -145,12 +150,14 @@ impl Publisher {
         &self,
         server: &str,
         fence: &mut Option<Fence>,
+        met: &mut BTreeMap<String, String>,
         failures: u32,
         stop: &CancellationToken,
     ) -> End {
+        let peer = Peer::default();
         let connected = tokio::select! {
             () = stop.cancelled() => return End::Stopped,
-            connected = connection::connect(&self.nats, &self.node, server) => connected,
+            connected = connection::connect_noting(&self.nats, &self.node, server, &peer) => connected,
         };
         let (client, news) = match connected {
             Ok(connected) => connected,
@@ -168,10 +175,21 @@ impl Publisher {
             // What it told when it threw us out the last time is not told again.
             facts.last_error.clone_from(&thrown_out);
         });
+        let certificate = peer.fingerprint();
         let detail = json!({
             "server": server, "server_name": info.server_name, "server_id": info.server_id, "version": info.version,
-            "tls": self.nats.encrypt_messages || server.starts_with("tls://") || info.tls_required,
+            "tls": certificate.is_some(), "certificate_sha256": certificate,
         });
+        if let Some(now) = certificate
+            && let Some(before) = met.insert(server.to_owned(), now.clone())
+            && before != now
+        {
+            tracing::warn!(server, before, now, "the NATS server has another certificate");
+            self.shared.note(
+                "certificate_changed",
+                json!({"server": server, "before": before, "now": now}),
+            );
+        }
         if thrown_out.is_none() {
             self.shared.note("connected", detail);
         }
@@ -192,7 +210,7 @@ impl Publisher {
         };
         let end = tokio::select! {
             end = session.run(stop) => end,
-            why = fence.keep(&client) => return End::Lost(why),
+            why = fence.keep(&client, &self.report) => return End::Lost(why),
             never = mirror::run(&client, &self.shared, &self.node) => match never {},
         };
         if matches!(end, End::Stopped) {

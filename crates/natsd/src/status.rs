@@ -7,7 +7,7 @@ use std::{
 
 use muster_proto::ipc::control::SigningKey;
 
-use crate::keys::Keyring;
+use crate::{keys::Keyring, publish::skew::MUCH_MS};
 
 muster_service::counters! {
     /// What went through since the start.
@@ -111,6 +111,8 @@ pub(crate) struct Facts {
     pub(crate) round_trip_us: u64,
     /// Whether the name of this manager is ours alone.
     pub(crate) claim: Claim,
+    /// How far the broker's clock is ahead of ours, in milliseconds, where that is known.
+    pub(crate) skew_ms: Option<i64>,
     /// Whether requests over NATS are heard.
     pub(crate) hearing: Hearing,
     /// A stream that takes requests, and so answers them in our place.
@@ -133,6 +135,7 @@ impl Report {
             last_error: None,
             round_trip_us: 0,
             claim: Claim::Unfenced,
+            skew_ms: None,
             hearing,
             captured: None,
             keys: Vec::new(),
@@ -156,6 +159,13 @@ impl Report {
         if facts.link == Link::Up {
             if let Claim::Taken(why) = &facts.claim {
                 degraded.push(format!("nothing is published, events wait in the spool: {why}"));
+            }
+            if let Some(skew) = facts.skew_ms.filter(|skew| skew.abs() > MUCH_MS) {
+                let side = if skew > 0 { "ahead of" } else { "behind" };
+                degraded.push(format!(
+                    "the broker's clock is {} s {side} ours; set the clocks, or consumers refuse events",
+                    skew.abs() / 1000
+                ));
             }
             for (stream, why) in &facts.stuck {
                 degraded.push(format!("events of {stream} wait: {why}"));

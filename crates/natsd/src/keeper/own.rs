@@ -16,6 +16,10 @@ use crate::spool::Gap;
 const HEALTH_INTERVAL_MS: u64 = 30 * 1000;
 /// Why the manager's health is told: it is time.
 const PERIODIC: &str = "periodic";
+/// The same: the clock of this machine was stepped.
+const CLOCK_STEP: &str = "clock_step";
+/// Looking at two clocks takes less.
+const MAX_LOOK_MS: u64 = 1000;
 
 impl Keeper {
     /// The hole that a crash left in the sequence, and what the disk has damaged.
@@ -46,6 +50,7 @@ impl Keeper {
     pub(super) fn tidy(&mut self) {
         let now = clock::unix_ms();
         self.run_errands();
+        self.watch_clock();
         if !self.composer.history {
             self.settle_keys(now);
             self.tell_health(now);
@@ -57,6 +62,24 @@ impl Keeper {
         }
         self.commit_own();
         self.tidy_spool(now);
+    }
+
+    /// A stepped clock is told at once: consumers judge events by their time.
+    fn watch_clock(&mut self) {
+        let (before, now, after) = (clock::monotonic_ms(), clock::unix_ms(), clock::monotonic_ms());
+        // Whoever is stopped between two looks sees a step that is none.
+        if after - before > MAX_LOOK_MS {
+            return;
+        }
+        let Some(by_ms) = self.steps.look(now, after) else {
+            return;
+        };
+        tracing::warn!(by_ms, "the clock of this machine was stepped");
+        self.audit_act("clock_stepped", &json!({"by_ms": by_ms}));
+        if !self.composer.history {
+            let health = self.health(now, CLOCK_STEP, by_ms);
+            self.own.push(health);
+        }
     }
 
     pub(super) fn run_errands(&mut self) {
@@ -75,7 +98,7 @@ impl Keeper {
                 Errand::Event(event) => self.own.push(event),
                 Errand::Health => {
                     let now = clock::unix_ms();
-                    let health = self.health(now, PROBE);
+                    let health = self.health(now, PROBE, 0);
                     self.own.push(health);
                 }
                 Errand::Keys(answer) => {
@@ -144,12 +167,12 @@ impl Keeper {
         if now.saturating_sub(self.health_ms) < HEALTH_INTERVAL_MS {
             return;
         }
-        let health = self.health(now, PERIODIC);
+        let health = self.health(now, PERIODIC, 0);
         self.own.push(health);
         (self.health_ms, self.received_before) = (now, self.counters.events_received_total.value());
     }
 
-    pub(super) fn health(&self, now: u64, reason: &str) -> Event {
+    pub(super) fn health(&self, now: u64, reason: &str, clock_step_ms: i64) -> Event {
         let received = self.counters.events_received_total.value();
         let seconds = match self.health_ms {
             0 => 0,
@@ -160,6 +183,7 @@ impl Keeper {
             let spool = self.shared.spool();
             (spool.depth(), spool.capacity())
         };
+        let facts = self.report.read();
         let mut degraded = self.report.degraded();
         degraded.extend(self.shared.trouble());
         degraded.extend(self.shared.audit_trouble());
@@ -179,8 +203,10 @@ impl Keeper {
             spool_bytes: depth.bytes,
             spool_capacity: capacity,
             spool_age: age,
-            last_ack: self.report.read().last_ack_ms / 1000,
+            last_ack: facts.last_ack_ms / 1000,
             degraded: &degraded,
+            clock_step_ms,
+            broker_skew_ms: facts.skew_ms,
         };
         health.into_event(now)
     }

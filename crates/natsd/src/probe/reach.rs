@@ -1,15 +1,11 @@
 //! The first steps by hand, so that each can be timed and blamed: reaching the server, and TLS.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_nats::ServerAddr;
 use muster_config::Nats;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-};
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -18,7 +14,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{Fault, cure};
-use crate::keeper::chain;
+use crate::{
+    keeper::chain,
+    publish::tls::{Peer, client_config},
+};
 
 /// How long each step may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -96,7 +95,8 @@ pub(super) async fn shake_hands(nats: &Nats, server: &str, socket: TcpStream) ->
     };
     let address: ServerAddr = server.parse().map_err(|error| fault(chain(&error)))?;
     let name = ServerName::try_from(address.host().to_owned()).map_err(|error| fault(chain(&error)))?;
-    let config = client_config(nats).map_err(fault)?;
+    let peer = Peer::default();
+    let config = client_config(nats, &peer).map_err(fault)?;
     let connector = TlsConnector::from(Arc::new(config));
     let shaken = timeout(DEADLINE, connector.connect(name, socket)).await;
     let mut stream = match shaken {
@@ -105,45 +105,12 @@ pub(super) async fn shake_hands(nats: &Nats, server: &str, socket: TcpStream) ->
     };
     let (_, connection) = stream.get_ref();
     let version = connection.protocol_version().and_then(|version| version.as_str());
-    let certificate = connection.peer_certificates().and_then(|chain| chain.first());
-    let digest = certificate.map(|certificate| Sha256::digest(certificate.as_ref()));
-    let hex: String = digest.iter().flatten().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = peer.fingerprint().unwrap_or_default();
     let told = format!(
-        "{}, certificate SHA-256 {hex}",
+        "{}, certificate SHA-256 {fingerprint}",
         version.unwrap_or("TLS").replace('_', ".")
     );
     // Whether the server takes our own certificate shows only when we log in.
     let _ = timeout(DEADLINE, stream.shutdown()).await;
     Ok(told)
-}
-
-/// As the daemon's own connection has it: the configured authority or the system's, and our certificate.
-fn client_config(nats: &Nats) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    match &nats.tls_ca {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                let added = roots.add(certificate);
-                added.map_err(|error| format!("cannot read the authority {}: {error}", path.display()))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let builder = ClientConfig::builder().with_root_certificates(roots);
-    match (&nats.tls_cert, &nats.tls_key) {
-        (Some(certificate), Some(key)) => {
-            let secret = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| format!("cannot read the key {}: {error}", key.display()))?;
-            let with = builder.with_client_auth_cert(certificates(certificate)?, secret);
-            with.map_err(|error| format!("cannot use {}: {error}", certificate.display()))
-        }
-        _ => Ok(builder.with_no_client_auth()),
-    }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    read.map_err(|error| format!("cannot read the certificate {}: {error}", path.display()))
 }

@@ -18,6 +18,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use super::tls::{Peer, client_config};
+
 /// A dead peer is noticed within two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long one attempt to connect may take.
@@ -75,8 +77,18 @@ pub(crate) async fn connect(
     node: &str,
     server: &str,
 ) -> Result<(Client, mpsc::Receiver<News>), ConnectError> {
+    connect_noting(nats, node, server, &Peer::default()).await
+}
+
+/// The same, noting whom we have met.
+pub(crate) async fn connect_noting(
+    nats: &Nats,
+    node: &str,
+    server: &str,
+    peer: &Peer,
+) -> Result<(Client, mpsc::Receiver<News>), ConnectError> {
     let (sender, news) = mpsc::channel(MAX_NEWS);
-    let options = with_credentials(options(nats, node, server), nats).await?;
+    let options = with_credentials(options(nats, node, server, peer), nats).await?;
     let options = options.event_callback(move |event| {
         let told = match &event {
             Event::Disconnected | Event::Closed => Some(News::Lost(event.to_string())),
@@ -122,7 +134,7 @@ pub(crate) async fn connect_once(nats: &Nats, name: &str) -> Result<Client, Conn
     }))
 }
 
-fn options(nats: &Nats, node: &str, server: &str) -> ConnectOptions {
+fn options(nats: &Nats, node: &str, server: &str, peer: &Peer) -> ConnectOptions {
     let tried = Arc::new(AtomicBool::new(false));
     let mut options = ConnectOptions::new()
         .name(format!("muster-natsd {node}"))
@@ -141,6 +153,14 @@ fn options(nats: &Nats, node: &str, server: &str) -> ConnectOptions {
     // Never plaintext by silence: whoever asks for encrypted messages gets TLS or no connection.
     if nats.encrypt_messages || server.starts_with("tls://") {
         options = options.require_tls(true);
+    }
+    // The client reads the system's authorities in any case, and fails where it cannot.
+    let system_can_be_read = rustls_native_certs::load_native_certs().errors.is_empty();
+    match client_config(nats, peer) {
+        Ok(config) if system_can_be_read => return options.tls_client_config(config),
+        Ok(_) => {}
+        // The client tells, if it comes to TLS at all.
+        Err(why) => tracing::debug!(why, "cannot prepare TLS"),
     }
     if let Some(ca) = &nats.tls_ca {
         options = options.add_root_certificates(ca.clone());

@@ -16,10 +16,11 @@ use muster_service::clock;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-use super::answer::Answer;
+use super::{answer::Answer, skew::skew_ms};
 use crate::{
     keeper::chain,
     spool::{SpoolError, slots::Slots},
+    status::Report,
 };
 
 /// The bucket of names.
@@ -145,12 +146,19 @@ impl Fence {
     }
 
     /// Says again and again that we are there. Ends when the name is no longer ours.
-    pub(super) async fn keep(&mut self, client: &Client) -> String {
+    pub(super) async fn keep(&mut self, client: &Client, report: &Report) -> String {
         let mut heard_ms = clock::unix_ms();
         loop {
             sleep(BEAT).await;
-            match self.beat(client, clock::unix_ms() + millis(BEAT)).await {
-                Ok(true) => heard_ms = clock::unix_ms(),
+            let before_ms = clock::unix_ms();
+            match self.beat(client, before_ms + millis(BEAT)).await {
+                Ok(true) => {
+                    heard_ms = clock::unix_ms();
+                    if let Some(stamp) = self.stored_at(client).await {
+                        let skew_ms = skew_ms(&stamp, before_ms, heard_ms);
+                        report.change(|facts| facts.skew_ms = skew_ms);
+                    }
+                }
                 Ok(false) => return format!("another manager has taken the name {}", self.node),
                 Err(why) => {
                     tracing::debug!(why, "the broker does not take our beat");
@@ -173,9 +181,23 @@ impl Fence {
         format!("$KV.{NODES}.{}", key(&self.node))
     }
 
+    /// When the broker stored our beat, by its own clock.
+    async fn stored_at(&self, client: &Client) -> Option<String> {
+        let answer = timeout(ANSWER, client.request(self.question(), "".into()))
+            .await
+            .ok()?
+            .ok()?;
+        let headers = answer.headers.as_ref()?;
+        let ours = headers.get("Nats-Sequence")?.as_str() == self.revision.to_string();
+        ours.then_some(headers.get("Nats-Time-Stamp")?.as_str().to_owned())
+    }
+
+    fn question(&self) -> String {
+        format!("$JS.API.DIRECT.GET.KV_{NODES}.{}", self.subject())
+    }
+
     async fn look(&self, client: &Client) -> Result<Found, String> {
-        let question = format!("$JS.API.DIRECT.GET.KV_{NODES}.{}", self.subject());
-        let answer = match timeout(ANSWER, client.request(question, "".into())).await {
+        let answer = match timeout(ANSWER, client.request(self.question(), "".into())).await {
             Ok(Ok(answer)) => answer,
             // Nobody answers: there is no such stream.
             Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => return Ok(Found::NoBucket),

@@ -22,7 +22,7 @@ use crate::aside::{Aside, Pending};
 /// Zeros of a segment: its length, and the last commit reaches over it.
 const ROOM_LEN: u64 = SEGMENT_LEN + 128 * 1024;
 /// What is written before anybody who cannot wait is heard.
-const STEP_LEN: u64 = 256 * 1024;
+const STEP_LEN: u64 = 512 * 1024;
 /// Commits of more bytes than this gain nothing from zeros, and pay for them.
 const LARGE_COMMIT: u64 = 128 * 1024;
 /// The share of the spool's limit that the files made ready may take besides.

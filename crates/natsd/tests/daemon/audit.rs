@@ -5,7 +5,7 @@ use std::fs;
 use muster_proto::ipc::control::{Request, Response};
 use serde_json::Value;
 
-use crate::{accepted, block_on, json, provisioned, server::Server, verifier, wait_for};
+use crate::{accepted, block_on, json, natsd::Home, provisioned, server::Server, verifier, wait_for};
 
 const OPTIONS: &str = "<message_signing>yes</message_signing><audit_logging>yes</audit_logging>";
 
@@ -18,6 +18,14 @@ fn told(server: &Server) -> Vec<Value> {
             Some(key) => key.clone(),
             None => body["audit"].take(),
         })
+        .collect()
+}
+
+/// The lines of the file, as far as they are whole.
+pub(crate) fn acts(home: &Home) -> Vec<Value> {
+    let text = fs::read_to_string(home.path("logs/natsd-audit.json")).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
         .collect()
 }
 

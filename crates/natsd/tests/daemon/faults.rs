@@ -13,9 +13,14 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use nix::sys::signal::Signal;
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair as TlsKey, date_time_ymd};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::{accepted, block_on, json as body, natsd::Home, producer, provisioned, server::Server, verifier, wait_for};
+use crate::{
+    accepted, audit::acts, block_on, json as body, natsd::Home, producer, provisioned, server::Server, verifier,
+    wait_for,
+};
 
 fn put(home: &Home, places: std::ops::Range<u32>) {
     let mut producer = producer::Producer::new(home.path("queue/muster/events"), &format!("producer-{}", places.start));
@@ -153,7 +158,7 @@ fn certificates_that_are_wrong_are_named_and_events_wait_for_the_right_one() {
     let home = provisioned(
         &server,
         &format!(
-            "<encrypt_messages>yes</encrypt_messages><tls_ca>{}</tls_ca>",
+            "<encrypt_messages>yes</encrypt_messages><tls_ca>{}</tls_ca><audit_logging>yes</audit_logging>",
             at("ca.pem")
         ),
     );
@@ -180,6 +185,26 @@ fn certificates_that_are_wrong_are_named_and_events_wait_for_the_right_one() {
     install(good);
     server.restart();
     home.wait_until_all_is_published();
+    let changed = |home: &Home| {
+        let acts = acts(home);
+        acts.iter().filter(|line| line["act"] == "certificate_changed").count()
+    };
+    assert_eq!(changed(&home), 0, "the good one is the one from before");
+    let new = certificate("127.0.0.1", false);
+    let new_der = CertificateDer::from_pem_slice(new[1].as_bytes()).expect("reads");
+    let new_print: String = Sha256::digest(&new_der)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    install(new);
+    server.restart();
+    wait_for("another certificate is an act", || changed(&home) == 1);
+    home.wait_until_all_is_published();
+    let connected = acts(&home).into_iter().rfind(|line| line["act"] == "connected");
+    assert_eq!(
+        connected.expect("an act")["detail"]["certificate_sha256"],
+        Value::from(new_print)
+    );
     natsd.stop();
     let state = block_on(async {
         let options = async_nats::ConnectOptions::new()

@@ -50,6 +50,9 @@ fn second_manager_of_a_name_publishes_nothing_until_the_first_lets_go() {
     let stored = || block_on(async { Server::messages(&server.client().await, "MUSTER_STATE").await });
     assert_eq!(stored().len(), 1);
     accepted(&mut verifier(&first), &stored());
+    wait_for("the broker's clock is the same", || {
+        first.facts().get("broker_skew_ms").is_some_and(|skew| skew == "0")
+    });
     natsd.stop();
     // It has let go: no deadline is waited for.
     second.wait_until_all_is_published();

@@ -11,6 +11,8 @@ use crate::agent::{AgentId, AgentStatus, Reason};
 pub const MAX_BODY_LEN: usize = 1_000_000;
 /// The largest sequence number that every JSON reader keeps exactly.
 pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
+/// Room for most bodies: keepalives and changes of status with names of some length.
+const USUAL_BODY_LEN: usize = 256;
 
 /// Somebody should look.
 const DEGRADED_LEVEL: u8 = 5;
@@ -160,7 +162,7 @@ pub struct Health<'a> {
     pub manager_node: &'a str,
     /// Unix seconds.
     pub timestamp: u64,
-    /// `periodic`, or `probe` when somebody tests the way to the broker and back.
+    /// `periodic`; `probe` when somebody tests the way to the broker and back; `clock_step`.
     pub reason: &'a str,
     /// How often natsd has started.
     pub epoch: u64,
@@ -180,6 +182,10 @@ pub struct Health<'a> {
     pub last_ack: u64,
     /// What is worse than it should be.
     pub degraded: &'a [String],
+    /// How far the clock of this machine was stepped, in milliseconds, if that is why this is told; else 0.
+    pub clock_step_ms: i64,
+    /// How far the broker's clock is ahead of ours, in milliseconds; null where nobody knows.
+    pub broker_skew_ms: Option<i64>,
 }
 
 /// Sequence numbers that nobody will ever see, and why.
@@ -249,7 +255,10 @@ pub struct ArchiveManager<'a> {
 
 /// Wraps a body into its one outer member: `{"status_change":{…}}`.
 pub fn wrapped(member: &str, body: &impl Serialize) -> Vec<u8> {
-    let mut bytes = format!("{{\"{member}\":").into_bytes();
+    let mut bytes = Vec::with_capacity(USUAL_BODY_LEN);
+    bytes.extend_from_slice(b"{\"");
+    bytes.extend_from_slice(member.as_bytes());
+    bytes.extend_from_slice(b"\":");
     // Serialising structs with text keys into a growing buffer has no way to fail.
     let _ = serde_json::to_writer(&mut bytes, body);
     bytes.push(b'}');
