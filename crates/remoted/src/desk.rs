@@ -297,12 +297,15 @@ impl Desk {
 
     /// Carries out what the roster wants done.
     fn perform(&mut self) {
-        for sent in std::mem::take(&mut self.out.sends) {
+        let mut sends = std::mem::take(&mut self.out.sends);
+        for sent in sends.drain(..) {
             let outcome = self.parts.courier.send(&sent.slot, &sent.payload);
             self.window
                 .roster()
                 .on_sent(self.window.now(), &sent, outcome, &mut self.out);
         }
+        // Its room is used again.
+        self.out.sends = sends;
         for notice in self.out.notices.drain(..) {
             (self.parts.own_line)(&notice.slot, notice.location, &notice.text);
         }

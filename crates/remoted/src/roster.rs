@@ -23,7 +23,7 @@ mod table;
 mod time;
 mod windows;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use muster_config::KeepaliveEvents;
 use muster_proto::{
@@ -90,7 +90,8 @@ pub struct RosterSettings {
 /// What is to be done. The caller empties it.
 #[derive(Default)]
 pub struct Actions {
-    /// Messages to agents; the caller reports what became of each to [`Roster::on_sent`].
+    /// Messages to agents; the caller reports what became of each to [`Roster::on_sent`]. The wheel does not have the agent
+    /// until then.
     pub sends: Vec<Outgoing>,
     /// Events, in order.
     pub events: Vec<Event>,
@@ -103,7 +104,7 @@ pub struct Outgoing {
     /// To whom.
     pub slot: Arc<AgentSlot>,
     /// Control header included.
-    pub payload: Vec<u8>,
+    pub payload: Cow<'static, [u8]>,
     /// What for.
     pub purpose: Purpose,
 }

@@ -199,7 +199,7 @@ impl Roster {
         if agent.protocol == Some(Protocol::Udp) {
             out.sends.push(Outgoing {
                 slot: Arc::clone(&agent.slot),
-                payload: ToAgent::RequestAck(id).to_bytes(),
+                payload: ToAgent::RequestAck(id).to_bytes().into(),
                 purpose: Purpose::Courtesy,
             });
         }

@@ -132,7 +132,7 @@ impl Stage {
     fn perform(&mut self) {
         for sent in std::mem::take(&mut self.out.sends) {
             let id = sent.slot.id.to_string();
-            let text = String::from_utf8(sent.payload.clone()).unwrap();
+            let text = String::from_utf8(sent.payload.to_vec()).unwrap();
             let reachable = !self.unreachable.contains(&id);
             let outcome = if reachable { Ok(()) } else { Err(SendError::NoRoute) };
             self.roster.on_sent(self.now, &sent, outcome, &mut self.out);

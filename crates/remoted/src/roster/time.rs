@@ -1,11 +1,11 @@
 //! What the passing of time brings: keepalives that are due, agents that have been silent for too long, absences that
 //! are said again.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use muster_proto::{
     agent::{AgentStatus, Reason},
-    transport::control::ToAgent,
+    transport::control::{ACK, ToAgent},
 };
 
 use super::{
@@ -48,7 +48,12 @@ impl Roster {
         let Some(agent) = self.table.get(place) else { return };
         match agent.status {
             AgentStatus::Active if self.is_silent(agent, now.mono) => self.expire(place, now, mass, out),
-            AgentStatus::Active => self.send_if_due(place, now, out),
+            AgentStatus::Active => {
+                // Armed when it is known what became of the message.
+                if self.send_if_due(place, now, out) {
+                    return;
+                }
+            }
             AgentStatus::Pending if self.is_stuck(agent, now.mono) => self.give_up_pending(place, now, out),
             AgentStatus::Pending => {}
             AgentStatus::Disconnected => self.escalate(place, now, out),
@@ -72,49 +77,51 @@ impl Roster {
         self.change(place, now, Move { mass, ..gone }, out);
     }
 
-    pub(super) fn send_if_due(&mut self, place: u32, now: Times, out: &mut Actions) {
+    /// Says whether something is sent, of which [`Roster::on_sent`] will hear.
+    pub(super) fn send_if_due(&mut self, place: u32, now: Times, out: &mut Actions) -> bool {
         let Some(Sending { probe, retry }) = self.settings.policy.sending else {
-            return;
+            return false;
         };
-        let Some(agent) = self.table.get_mut(place) else { return };
+        let Some(agent) = self.table.get_mut(place) else {
+            return false;
+        };
         if agent.schedule.next_send() > now.mono {
-            return;
+            return false;
         }
         if !agent.is_reachable() {
             // Not heard by this process, so there is nowhere to send to: that is no failure of the agent's.
             agent.schedule.postpone(now.mono + self.settings.policy.interval);
-            return;
+            return false;
         }
         // Until it is known what became of it.
         agent.schedule.postpone(now.mono + retry);
         let probe = agent.schedule.probe(probe, agent.slot.family(), agent.slot.heard());
         // What an agent does not know destroys a file that it is getting.
         let probe = if agent.slot.receives_file() { Probe::Ack } else { probe };
-        let (message, counter) = match probe {
-            Probe::Keepalive => (
-                ToAgent::Keepalive {
+        let (payload, counter) = match probe {
+            Probe::Keepalive => {
+                let message = ToAgent::Keepalive {
                     name: &agent.slot.name,
                     unix_seconds: now.wall_ms / 1000,
-                },
-                None,
-            ),
-            Probe::Ack => (ToAgent::Ack, None),
+                };
+                (message.to_bytes().into(), None)
+            }
+            Probe::Ack => (Cow::Borrowed(ACK), None),
             Probe::Request => {
                 let id = self.request_ids.next();
-                (
-                    ToAgent::Request {
-                        id,
-                        text: b"agent getstate",
-                    },
-                    Some(id.0),
-                )
+                let message = ToAgent::Request {
+                    id,
+                    text: b"agent getstate",
+                };
+                (message.to_bytes().into(), Some(id.0))
             }
         };
         out.sends.push(Outgoing {
             slot: Arc::clone(&agent.slot),
-            payload: message.to_bytes(),
+            payload,
             purpose: Purpose::Keepalive(counter),
         });
+        true
     }
 
     /// It said hello, and no keepalive came. One that does send events is only told of.
