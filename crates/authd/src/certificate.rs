@@ -1,14 +1,8 @@
 //! `-C`: a self-signed certificate with the properties of those that stock authd makes, for installers that ask it.
 
-use std::{
-    fs::OpenOptions,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
-
 use anyhow::{Context as _, bail};
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
+use muster_service::new_file::write_new;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, PKCS_RSA_SHA256, RsaKeySize,
 };
@@ -76,16 +70,6 @@ fn distinguished_name(subject: &str) -> anyhow::Result<DistinguishedName> {
         bail!("the subject is empty; it looks like /C=US/ST=California/CN=Wazuh/");
     }
     Ok(name)
-}
-
-/// Never over a file that is there: agents may hold the certificate, and its key would be lost.
-fn write_new(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("writing {}", path.display()))
 }
 
 #[cfg(test)]

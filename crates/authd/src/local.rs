@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use muster_proto::{
     enrollment::request::GivenAddress,
-    local::auth::{self, Add, AgentData, Answer, BadRequest, ErrorCode, Request, UNKNOWN_SECTION},
+    keys::file::{KeyEntry, cut},
+    local::auth::{self, Add, AgentData, Answer, BadRequest, Ensured, ErrorCode, Request, UNKNOWN_SECTION},
 };
 use muster_service::ipc::serve_connections;
 use tokio::{
@@ -77,6 +78,7 @@ impl LocalSide {
     async fn answer(&self, payload: &[u8]) -> Zeroizing<Vec<u8>> {
         let outcome = match Request::parse(payload) {
             Ok(Request::Add(add)) => self.add(*add).await,
+            Ok(Request::Ensure(add)) => self.ensure(*add).await,
             Ok(Request::Remove { id, purge }) => {
                 let trace = purge.then_some(Trace::Nothing);
                 match self
@@ -157,6 +159,18 @@ impl LocalSide {
         }
     }
 
+    /// Replacing an agent by itself would reset its registration time and leave a removed line behind.
+    async fn ensure(&self, add: Add) -> Result<Answer, ErrorCode> {
+        let id = add.id.clone().ok_or(ErrorCode::NoId)?;
+        let known = self.enroller.store().get(id).await.map_err(|_| ErrorCode::Internal)?;
+        let ensured = match known {
+            Some(entry) if is_as_given(&entry, &add) => return Ok(Answer::Ensured(Ensured::Unchanged)),
+            Some(_) => Ensured::Replaced,
+            None => Ensured::Added,
+        };
+        self.add(add).await.map(|_| Answer::Ensured(ensured))
+    }
+
     fn get_config(&self, section: &str) -> String {
         if section == "auth" {
             let live = self.live.borrow();
@@ -165,6 +179,13 @@ impl LocalSide {
             UNKNOWN_SECTION.to_owned()
         }
     }
+}
+
+fn is_as_given(entry: &KeyEntry, add: &Add) -> bool {
+    let address = GivenAddress::parse(&add.ip);
+    entry.name == cut(&add.name)
+        && Some(entry.address.text()) == address.as_ref().map(|given| given.address.text())
+        && Some(&entry.key) == add.key.as_ref()
 }
 
 async fn read_frame(stream: &mut UnixStream) -> Option<Zeroizing<Vec<u8>>> {

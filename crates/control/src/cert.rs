@@ -4,9 +4,6 @@
 
 use std::{
     env,
-    fs::OpenOptions,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +13,7 @@ use muster_proto::paths;
 use muster_service::{
     command_line::{self, HOME_VARIABLE},
     exit::{DONE, Exit, FAILED},
+    new_file::write_new,
 };
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
@@ -126,16 +124,6 @@ pub(crate) fn make(names: &[String], kind: KeyKind, days: u16) -> anyhow::Result
     })
 }
 
-/// Writes a file that must not exist yet.
-pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("writing {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use x509_parser::prelude::*;
@@ -179,12 +167,5 @@ mod tests {
     #[test]
     fn ecdsa_certificate_is_version_3_with_names_and_addresses() {
         check(KeyKind::EcdsaP256);
-    }
-
-    #[test]
-    fn existing_file_is_never_overwritten() {
-        let file = tempfile::NamedTempFile::new().expect("file");
-        assert!(write_new(file.path(), b"x", 0o600).is_err());
-        assert_eq!(std::fs::read(file.path()).expect("read"), b"");
     }
 }

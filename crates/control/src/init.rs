@@ -15,6 +15,7 @@ use muster_proto::paths;
 use muster_service::{
     command_line::{DEFAULT_HOME, HOME_VARIABLE},
     exit::{BAD_CONFIG, DONE, Exit, FAILED},
+    new_file::write_new,
 };
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use rcgen::RsaKeySize;
@@ -203,7 +204,7 @@ impl Files<'_> {
         if path.exists() {
             return Ok(false);
         }
-        cert::write_new(&path, &contents()?, mode)?;
+        write_new(&path, &contents()?, mode)?;
         self.accounts
             .give(&path, owner)
             .with_context(|| format!("giving {} to its owner", path.display()))?;

@@ -307,6 +307,22 @@ fn agent_add_prints_the_id_and_the_key_only_when_asked() {
 }
 
 #[test]
+fn agent_add_refuses_a_name_that_no_agent_could_enroll_with() {
+    let home = Home::new();
+    let authd = FakeAuthd::start(&home);
+    for name in ["bad/name", ".web", "a b", ""] {
+        let output = home.run(&["agent", "add", name]);
+        assert_eq!(exit_code(&output), exit::FAILED, "{name:?}");
+        assert!(
+            stderr(&output).contains("is no name for an agent: up to 128 of"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    assert_eq!(authd.requests().len(), 0);
+}
+
+#[test]
 fn config_check_names_the_place_and_show_masks_secrets() {
     let home = Home::new();
     assert_eq!(exit_code(&home.run(&["config", "check"])), exit::DONE);

@@ -10,7 +10,7 @@ use std::{io, path::PathBuf, time::Duration};
 use muster_proto::{
     agent::AgentId,
     enrollment::force::Rules,
-    local::auth::{self, Add, AgentData, Answer, AnswerError, ErrorCode, Request},
+    local::auth::{self, Add, AgentData, Answer, AnswerError, Ensured, ErrorCode, Request},
 };
 use thiserror::Error;
 use tokio::{
@@ -69,6 +69,16 @@ pub enum Change {
     None,
 }
 
+impl From<Ensured> for Change {
+    fn from(ensured: Ensured) -> Self {
+        match ensured {
+            Ensured::Added => Self::New,
+            Ensured::Replaced => Self::Different,
+            Ensured::Unchanged => Self::None,
+        }
+    }
+}
+
 /// The way to authd.
 #[derive(Clone, Debug)]
 pub struct Registrar {
@@ -104,11 +114,7 @@ impl Registrar {
 
     /// Registers an agent, unless it is there as it should be.
     pub async fn register(&self, agent: &Agent) -> Result<Change, RegistrarError> {
-        let change = self.compare(agent).await?;
-        if change == Change::None {
-            return Ok(change);
-        }
-        let add = Request::Add(Box::new(Add {
+        let add = Box::new(Add {
             name: agent.name.clone(),
             ip: agent.address.text().to_owned(),
             id: Some(agent.id.clone()),
@@ -116,11 +122,25 @@ impl Registrar {
             groups: Vec::new(),
             key_hash: None,
             force: self.force,
-        }));
-        match self.exchange(&add).await? {
+        });
+        match self.exchange(&Request::Ensure(add.clone())).await? {
+            Answer::Ensured(ensured) => Ok(ensured.into()),
+            // That of stock does not know the request.
+            Answer::Error(ErrorCode::Internal) => self.compare_and_add(agent, add).await,
+            Answer::Error(code) => Err(RegistrarError::Refused(code)),
+            Answer::Agent(_) | Answer::Removed => Err(AnswerError::Unreadable.into()),
+        }
+    }
+
+    async fn compare_and_add(&self, agent: &Agent, add: Box<Add>) -> Result<Change, RegistrarError> {
+        let change = self.compare(agent).await?;
+        if change == Change::None {
+            return Ok(change);
+        }
+        match self.exchange(&Request::Add(add)).await? {
             Answer::Agent(_) => Ok(change),
             Answer::Error(code) => Err(RegistrarError::Refused(code)),
-            Answer::Removed => Err(AnswerError::Unreadable.into()),
+            Answer::Ensured(_) | Answer::Removed => Err(AnswerError::Unreadable.into()),
         }
     }
 
@@ -129,7 +149,7 @@ impl Registrar {
             Answer::Agent(stored) => Ok(Some(stored)),
             Answer::Error(ErrorCode::IdNotFound) => Ok(None),
             Answer::Error(code) => Err(RegistrarError::Refused(code)),
-            Answer::Removed => Err(AnswerError::Unreadable.into()),
+            Answer::Ensured(_) | Answer::Removed => Err(AnswerError::Unreadable.into()),
         }
     }
 

@@ -77,6 +77,7 @@ pub mod exit;
 pub mod ipc;
 pub mod logging;
 pub mod metrics;
+pub mod new_file;
 pub mod notify;
 pub mod outbox;
 pub mod pid_file;

@@ -3,10 +3,7 @@
 use std::{
     fs,
     io::{BufRead, Read, Write},
-    os::unix::{
-        fs::PermissionsExt,
-        net::{UnixDatagram, UnixListener},
-    },
+    os::unix::net::{UnixDatagram, UnixListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -22,7 +19,7 @@ use clap::Parser;
 use muster_tests::{
     agent::Key,
     bench::{
-        process::cpu_time,
+        process::{cpu_time, family_time},
         report::{Report, Row, median},
     },
     daemon::Daemon,
@@ -37,7 +34,7 @@ struct Options {
     /// write the figures there, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// measure only these: socket, persistent, python, exec, first
+    /// measure only these: socket, persistent, python, exec, shell, first
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     only: Vec<String>,
     /// runs of each; the median counts
@@ -46,6 +43,9 @@ struct Options {
     /// agents in the database
     #[arg(long, default_value_t = 20_000)]
     keys: usize,
+    /// look-ups by starting a program; the start alone takes milliseconds
+    #[arg(long, default_value_t = 400)]
+    starts: usize,
     /// look-ups at one time
     #[arg(long, default_value_t = 4)]
     threads: usize,
@@ -54,12 +54,10 @@ struct Options {
     answer: bool,
 }
 
-/// Look-ups by starting a program; the start alone takes milliseconds.
-const STARTS: usize = 400;
 /// Agents that come in one after the other.
 const FIRST_PACKETS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at the key file or the log.
+/// Between two looks at the key file.
 const LOOK: Duration = Duration::from_millis(10);
 
 fn main() -> Result<()> {
@@ -78,8 +76,10 @@ fn main() -> Result<()> {
             resolved(&options, &mut report, name, what, target)?;
         }
     }
-    if wanted("exec") {
-        started(&options, &mut report)?;
+    for (name, script) in [("exec", "Python"), ("shell", "shell")] {
+        if wanted(name) {
+            started(&options, &mut report, script)?;
+        }
     }
     if wanted("first") {
         first_message(&options, &mut report)?;
@@ -203,6 +203,11 @@ impl Manager {
         Ok((took, costs))
     }
 
+    /// What keypolld, its programs and authd have worked.
+    fn worked(&self) -> Result<Duration> {
+        Ok(family_time(self.keypolld.pid())? + family_time(self.authd.pid())?)
+    }
+
     fn cpu(&self) -> Result<[Duration; 3]> {
         Ok([
             cpu_time(self.keypolld.pid())?,
@@ -284,19 +289,28 @@ fn full_database(keys: usize) -> Result<KeysDatabase> {
     Ok(database)
 }
 
-/// The same script started by us, one after the other by each of so many threads: how many a second.
-fn bare_starts(command: &str, threads: usize) -> Result<f64> {
+/// So many starts: how long they took, and how long processors worked for them.
+#[derive(Clone, Copy)]
+struct Starts {
+    took: Duration,
+    worked: Duration,
+}
+
+/// The same script started by us, one after the other by each of so many threads.
+fn bare_starts(command: &str, options: &Options) -> Result<Starts> {
+    let own = std::process::id();
+    let worked = family_time(own)?;
     let words: Vec<&str> = command.split_whitespace().collect();
     let (program, arguments) = words.split_first().context("no program")?;
     let next = AtomicUsize::new(1);
     let begun = Instant::now();
     thread::scope(|scope| -> Result<()> {
-        let workers: Vec<_> = (0..threads)
+        let workers: Vec<_> = (0..options.threads)
             .map(|_| {
                 scope.spawn(|| -> Result<()> {
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number > STARTS {
+                        if number > options.starts {
                             return Ok(());
                         }
                         let output = Command::new(program)
@@ -314,60 +328,52 @@ fn bare_starts(command: &str, threads: usize) -> Result<f64> {
         }
         Ok(())
     })?;
-    Ok(STARTS as f64 / begun.elapsed().as_secs_f64())
+    Ok(Starts {
+        took: begun.elapsed(),
+        worked: family_time(own)? - worked,
+    })
 }
 
-/// Look-ups of agents that are registered as they should be: what is measured is the starting, not authd's disk.
-fn started(options: &Options, report: &mut Report) -> Result<()> {
-    for name in ["Python", "shell"] {
-        let (mut shares, mut rates) = (Vec::new(), Vec::new());
-        for _ in 0..options.runs {
-            let home = Home::with(&["--no-password"])?;
-            let database = full_database(STARTS)?;
-            let scripts = Scripts::install(&home, &database)?;
-            let command = match name {
-                "Python" => scripts.python(""),
-                _ => scripts.shell(),
-            };
-            set(&home, options, &format!("<exec_path>{command}</exec_path>"))?;
-            register_all(&home)?;
-            let _authd = home.start_quiet("authd")?;
-            let keypolld = home.start("keypolld")?;
-            // Before and after, since other things go on on a machine.
-            let before = bare_starts(&command, options.threads)?;
-            ask(&home, 1..=STARTS)?;
-            let begun = Instant::now();
-            while keypolld.log().matches("outcome=\"unchanged\"").count() < STARTS {
-                ensure!(begun.elapsed() < PATIENCE, "the look-ups do not end");
-                thread::park_timeout(LOOK);
-            }
-            let rate = STARTS as f64 / begun.elapsed().as_secs_f64();
-            let bare = f64::midpoint(before, bare_starts(&command, options.threads)?);
-            rates.push(rate);
-            shares.push(rate / bare * 100.0);
-        }
-        report.add(Row {
-            what: format!("look-ups by starting the {name} script, share of what fork and exec allow"),
-            value: median(&shares),
-            unit: "%",
-            target: "90 %",
-            stock: "",
-            runs: shares,
-            conditions: format!(
-                "{} threads, SQLite; {:.0} look-ups a second",
-                options.threads,
-                median(&rates)
-            ),
-        });
+/// Look-ups by a program that is started for each, in turn with the same starts by us: other things go on on a machine.
+fn started(options: &Options, report: &mut Report, name: &str) -> Result<()> {
+    let (mut shares, mut shares_of_work, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..options.runs {
+        let home = Home::with(&["--no-password"])?;
+        let database = full_database(options.starts)?;
+        let scripts = Scripts::install(&home, &database)?;
+        let command = match name {
+            "Python" => scripts.python(""),
+            _ => scripts.shell(),
+        };
+        set(&home, options, &format!("<exec_path>{command}</exec_path>"))?;
+        let manager = Manager::start(home)?;
+        let before = bare_starts(&command, options)?;
+        let idle = manager.worked()?;
+        let took = manager.poll(1..=options.starts)?;
+        let ours = Starts {
+            took,
+            worked: manager.worked()? - idle,
+        };
+        let after = bare_starts(&command, options)?;
+        let share = |of: fn(Starts) -> Duration| (of(before) + of(after)).as_secs_f64() / of(ours).as_secs_f64() * 50.0;
+        rates.push(options.starts as f64 / took.as_secs_f64());
+        shares.push(share(|starts| starts.took));
+        shares_of_work.push(share(|starts| starts.worked));
     }
-    Ok(())
-}
-
-fn register_all(home: &Home) -> Result<()> {
-    let lines: String = (1..=STARTS).map(|number| line(agent(number))).collect();
-    let path = home.path().join("etc/client.keys");
-    fs::write(&path, lines)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o640))?;
+    report.add(Row {
+        what: format!("look-ups by starting the {name} script, share of what fork and exec allow"),
+        value: median(&shares),
+        unit: "%",
+        target: "90 %",
+        stock: "",
+        runs: shares,
+        conditions: format!(
+            "{} threads, SQLite; {:.0} keys a second; by processors' time {:.0} %",
+            options.threads,
+            median(&rates),
+            median(&shares_of_work)
+        ),
+    });
     Ok(())
 }
 

@@ -33,6 +33,35 @@ fn a_session_with_the_stock_daemon_goes_the_same_way() {
     assert!(pairs > 50, "{pairs}");
 }
 
+#[test]
+fn an_agent_that_is_there_as_it_shall_be_is_left_alone() {
+    let home = Home::new("");
+    let _remoted = FakeRemoted::start(&home, |_| None);
+    let _daemon = home.start();
+    let ensure = |ip: &str, key: &str| {
+        let force = r#"{"enabled":true,"key_mismatch":false,"disconnected_time":{"enabled":false,"value":0},"after_registration_time":0}"#;
+        home.local(&format!(
+            r#"{{"function":"ensure","arguments":{{"id":"7","name":"web","ip":"{ip}","key":"{key}","force":{force}}}}}"#
+        ))
+    };
+    let is = |what: &str| format!(r#"{{"error":0,"data":{{"ensured":"{what}"}}}}"#);
+    assert_eq!(ensure("10.3.0.0/16", "k1"), is("added"));
+    let before = home.keys();
+    assert_eq!(before, "007 web 10.3.0.0/16 k1\n");
+    assert_eq!(ensure("10.3.0.0/255.255.0.0", "k1"), is("unchanged"));
+    assert_eq!(home.keys(), before);
+    assert_eq!(ensure("10.3.0.0/24", "k1"), is("replaced"));
+    assert_eq!(ensure("10.3.0.0/24", "k2"), is("replaced"));
+    assert_eq!(
+        home.keys(),
+        "007 web 10.3.0.0/24 k2\n007 !web 10.3.0.0 k1\n007 !web 10.3.0.0 k1\n"
+    );
+    let without_id = r#"{"function":"ensure","arguments":{"name":"web","ip":"any","key":"k"}}"#;
+    assert_eq!(home.local(without_id), r#"{"error":9010,"message":"No such agent ID"}"#);
+    let refused = r#"{"function":"ensure","arguments":{"id":"007","name":"web","ip":"any","key":"k"}}"#;
+    assert_eq!(home.local(refused), r#"{"error":9012,"message":"Duplicate ID"}"#);
+}
+
 /// A generated key counts as its form.
 fn masked(answer: &str) -> String {
     let Some((front, behind)) = answer.split_once("\"key\":\"") else {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use muster_proto::{
     agent::AgentId,
+    enrollment::name::{self, MAX_LEN},
     local::auth::{self, Add, Answer, ErrorCode, Request},
     paths,
 };
@@ -32,6 +33,11 @@ pub(crate) async fn add(context: &Context, arguments: &AgentAdd) -> anyhow::Resu
         .id
         .as_deref()
         .map(|id| auth::new_id(id).ok_or_else(|| Exit::new(FAILED, format!("{id} is no id: 1 to 8 digits, not 0"))));
+    // authd takes whatever fits into a key line from local programs, as stock does.
+    if !name::is_valid_by_hand(arguments.name.as_bytes()) {
+        let rule = format!("up to {MAX_LEN} of A-Z a-z 0-9 - _ ., not beginning with a dot");
+        return Err(Exit::new(FAILED, format!("{} is no name for an agent: {rule}", arguments.name)).into());
+    }
     let request = Request::Add(Box::new(Add {
         name: arguments.name.clone(),
         ip: arguments.ip.clone(),
@@ -44,7 +50,9 @@ pub(crate) async fn add(context: &Context, arguments: &AgentAdd) -> anyhow::Resu
     let agent = match ask(&request).await? {
         Answer::Agent(agent) => agent,
         Answer::Error(code) => return Err(refused(&format!("cannot add {}", arguments.name), code)),
-        Answer::Removed => return Err(anyhow::anyhow!("authd answered something else than was asked")),
+        Answer::Ensured(_) | Answer::Removed => {
+            return Err(anyhow::anyhow!("authd answered something else than was asked"));
+        }
     };
     let exported = arguments.show_key.then(|| {
         let line = Zeroizing::new(format!("{} {} {} {}", agent.id, agent.name, agent.ip, agent.key));
@@ -81,7 +89,7 @@ pub(crate) async fn remove(_: &Context, arguments: &AgentRemove) -> anyhow::Resu
                 say(format!("cannot remove agent {id}: {error}"));
                 code = FAILED;
             }
-            Answer::Agent(_) => anyhow::bail!("authd answered something else than was asked"),
+            Answer::Agent(_) | Answer::Ensured(_) => anyhow::bail!("authd answered something else than was asked"),
         }
     }
     Ok(code)

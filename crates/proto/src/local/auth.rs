@@ -44,6 +44,9 @@ pub fn payload_len(header: [u8; 4]) -> Option<usize> {
 pub enum Request {
     /// A new agent.
     Add(Box<Add>),
+    /// An agent that shall be there as it is given here: like `add`, unless it is. Ours; a stock authd answers
+    /// [`ErrorCode::Internal`] and does nothing.
+    Ensure(Box<Add>),
     /// Remove an agent.
     Remove {
         /// The id as text: `2` is not `002`.
@@ -170,6 +173,7 @@ impl Request {
     pub fn to_payload(&self) -> Zeroizing<Vec<u8>> {
         let call = match self {
             Self::Add(add) => Call::Add(AddArguments::of(add)),
+            Self::Ensure(add) => Call::Ensure(AddArguments::of(add)),
             Self::Remove { id, purge } => Call::Remove {
                 id: id.as_str(),
                 purge: *purge,
@@ -198,12 +202,13 @@ fn parse_json(payload: &[u8]) -> Result<Request, ErrorCode> {
         .ok_or(ErrorCode::NoFunction)?
         .text()
         .ok_or(ErrorCode::Json)?;
-    if !matches!(function, "add" | "remove" | "get") {
+    if !matches!(function, "add" | "ensure" | "remove" | "get") {
         return Err(ErrorCode::Internal);
     }
     let arguments = request.member("arguments").ok_or(ErrorCode::NoArgument)?.as_object();
     match function {
         "add" => parse_add(arguments).map(|add| Request::Add(Box::new(add))),
+        "ensure" => parse_add(arguments).map(|add| Request::Ensure(Box::new(add))),
         "remove" => {
             let purge = matches!(arguments.member("purge"), Some(Json::Bool(true)));
             Ok(Request::Remove {
@@ -294,6 +299,7 @@ fn parse_force(force: &Json) -> Option<Rules> {
 #[serde(tag = "function", content = "arguments", rename_all = "lowercase")]
 enum Call<'a> {
     Add(AddArguments<'a>),
+    Ensure(AddArguments<'a>),
     Remove { id: &'a str, purge: bool },
     Get { id: &'a str },
 }
@@ -355,10 +361,24 @@ impl<'a> AddArguments<'a> {
 pub enum Answer {
     /// The agent, to [`Request::Add`] and [`Request::Get`].
     Agent(AgentData),
+    /// To [`Request::Ensure`].
+    Ensured(Ensured),
     /// To [`Request::Remove`].
     Removed,
     /// It was not done.
     Error(ErrorCode),
+}
+
+/// What was to be done so that an agent is there as it shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ensured {
+    /// There was no agent with its id.
+    Added,
+    /// There was one with another name, address or key.
+    Replaced,
+    /// Nothing.
+    Unchanged,
 }
 
 /// An agent in an answer.
@@ -388,6 +408,11 @@ struct Success<T> {
     data: T,
 }
 
+#[derive(Serialize, Deserialize)]
+struct EnsuredData {
+    ensured: Ensured,
+}
+
 #[derive(Serialize)]
 struct Failure<'a> {
     error: u16,
@@ -415,6 +440,10 @@ impl Answer {
     pub fn to_payload(&self) -> Zeroizing<Vec<u8>> {
         let bytes = match self {
             Self::Agent(agent) => serde_json::to_vec(&Success { error: 0, data: agent }),
+            Self::Ensured(ensured) => serde_json::to_vec(&Success {
+                error: 0,
+                data: EnsuredData { ensured: *ensured },
+            }),
             Self::Removed => serde_json::to_vec(&Success {
                 error: 0,
                 data: REMOVED,
@@ -443,12 +472,14 @@ impl Answer {
         #[serde(untagged)]
         enum RawData {
             Agent(AgentData),
+            Ensured(EnsuredData),
             #[expect(dead_code, reason = "only its presence counts")]
             Text(String),
         }
         let raw: Raw = serde_json::from_slice(payload).map_err(|_| AnswerError::Unreadable)?;
         match (raw.error, raw.data) {
             (0, Some(RawData::Agent(agent))) => Ok(Self::Agent(agent)),
+            (0, Some(RawData::Ensured(data))) => Ok(Self::Ensured(data.ensured)),
             (0, Some(RawData::Text(_))) => Ok(Self::Removed),
             (0, None) => Err(AnswerError::Unreadable),
             (code, _) => ErrorCode::from_number(code)

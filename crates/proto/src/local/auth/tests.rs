@@ -203,6 +203,10 @@ fn answers_have_the_stock_text_and_read_back() {
             Answer::Agent(agent),
             r#"{"error":0,"data":{"id":"001","name":"web-01","ip":"any","key":"kk"}}"#,
         ),
+        (
+            Answer::Ensured(Ensured::Unchanged),
+            r#"{"error":0,"data":{"ensured":"unchanged"}}"#,
+        ),
         (Answer::Removed, r#"{"error":0,"data":"Agent deleted successfully."}"#),
         (
             Answer::Error(ErrorCode::InvalidGroups),
