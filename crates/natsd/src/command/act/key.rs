@@ -34,7 +34,9 @@ pub(super) async fn remove(agent: &AgentId) -> Done {
         Ok(payload) => match auth::Answer::parse(&payload) {
             Ok(auth::Answer::Removed) => Done::with(format!("agent {agent} is removed"), None),
             Ok(auth::Answer::Error(error)) => Done::failed(format!("agent {agent}: {error}")),
-            Ok(auth::Answer::Agent(_)) | Err(_) => Done::failed("authd answered something else than was asked"),
+            Ok(auth::Answer::Agent(_) | auth::Answer::Ensured(_)) | Err(_) => {
+                Done::failed("authd answered something else than was asked")
+            }
         },
         Err(error) => Done::failed(format!("cannot ask authd: {error}")),
     }
