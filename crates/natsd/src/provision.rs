@@ -22,12 +22,13 @@ const MINUTE_NS: u64 = 60 * 1_000_000_000;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Consumers that most sites want: name, stream, the one subject it filters for below the prefix. One filter each,
 /// since servers before 2.10 pass over several and deliver everything.
-const CONSUMERS: [(&str, Stream, &str); 5] = [
+const CONSUMERS: [(&str, Stream, &str); 6] = [
     ("xdr-status", Stream::State, "agent.*.status_change"),
     ("xdr-disconnect", Stream::State, "alerts.agent_disconnected"),
     ("siem-alerts-high", Stream::Alerts, "alerts.rule.high.*"),
     ("siem-alerts-critical", Stream::Alerts, "alerts.rule.critical.*"),
     ("audit-archive", Stream::Audit, "manager.audit.>"),
+    ("xdr-keys", Stream::Audit, "manager.keys.*"),
 ];
 
 /// create the streams, the key-value bucket and consumers on the NATS server

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use async_nats::jetstream::{
     self,
+    context::GetStreamErrorKind,
     stream::{RawMessageErrorKind, Stream},
 };
 use muster_proto::event;
@@ -38,12 +39,15 @@ impl Announcements {
                 format!("{prefix}.manager.keys.>"),
             ),
         ] {
-            if let Ok(stream) = jetstream.get_stream(&name).await {
-                sources.push(Source {
+            match jetstream.get_stream(&name).await {
+                Ok(stream) => sources.push(Source {
                     stream,
                     subject,
                     next: 1,
-                });
+                }),
+                // There is none: managers need not have a bucket.
+                Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(_)) => {}
+                Err(error) => eprintln!("cannot read announcements of keys from {name}: {error}"),
             }
         }
         Self {

@@ -90,5 +90,11 @@ fn events_are_taken_from_another_account_and_none_is_made_there() {
         let expected =
             |(subject, signed): &(String, String)| subject == signed && signed.starts_with("wazuh.xdr.agent.");
         assert!(subjects.iter().all(expected), "{subjects:?}");
+        let stream: jetstream::stream::Stream<()> = context.get_stream_no_info("MUSTER_AUDIT").await.expect("a name");
+        let pull: jetstream::consumer::PullConsumer = stream.get_consumer("xdr-keys").await.expect("may look");
+        let mut messages = pull.fetch().max_messages(1).messages().await.expect("may fetch");
+        let announced = messages.next().await.expect("one").expect("a message");
+        assert_eq!(announced.subject.as_str(), "wazuh.xdr.manager.keys.mgr-a");
+        announced.double_ack().await.expect("may acknowledge");
     });
 }

@@ -176,6 +176,15 @@ fn each_user_of_the_shipped_configuration_may_do_its_own_and_no_more() {
             count += 1;
         }
         assert_eq!(count, 20);
+        let stream: jetstream::stream::Stream<()> = context.get_stream_no_info("MUSTER_AUDIT").await.expect("a name");
+        let pull: jetstream::consumer::PullConsumer = stream.get_consumer("xdr-keys").await.expect("may look");
+        let mut messages = pull.fetch().max_messages(1).messages().await.expect("may fetch");
+        let announced = futures_util::StreamExt::next(&mut messages)
+            .await
+            .expect("one")
+            .expect("a message");
+        assert_eq!(announced.subject.as_str(), "wazuh.xdr.manager.keys.mgr-a");
+        announced.double_ack().await.expect("may acknowledge");
         let forged = Server::messages(&admin, "MUSTER_KEEPALIVE").await;
         assert!(
             forged.iter().all(|message| !message.subject.ends_with("keepalive.001")),
