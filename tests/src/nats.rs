@@ -253,7 +253,7 @@ impl Nats {
     fn visit<T>(&self, work: impl AsyncFnOnce(jetstream::Context) -> Result<T>) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let options = async_nats::ConnectOptions::new().connection_timeout(Duration::from_secs(2));
+            let options = async_nats::ConnectOptions::new().connection_timeout(SOON);
             let client = options.connect(self.url()).await?;
             client.flush().await?;
             work(jetstream::new(client)).await

@@ -18,6 +18,7 @@ use muster_proto::{
 
 use crate::slot::{AgentSlot, plain_ip};
 
+pub mod taken;
 pub mod watcher;
 
 /// Who is registered, at one moment.
@@ -46,6 +47,8 @@ pub struct Changes {
     pub changed: Vec<Arc<AgentSlot>>,
     /// Slots of ids that are gone.
     pub removed: Vec<Arc<AgentSlot>>,
+    /// Those in `removed` whose lines are gone, too, and not marked as removed.
+    pub(crate) vanished: Vec<Arc<AgentSlot>>,
     /// Slots whose key is gone, with their id or without: those in `removed`, and the old ones of those in `changed`.
     pub(crate) retired: Vec<Arc<AgentSlot>>,
 }

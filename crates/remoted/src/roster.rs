@@ -20,6 +20,7 @@ mod news;
 pub mod pulse;
 mod restore;
 mod table;
+mod taken;
 mod time;
 mod windows;
 
@@ -401,6 +402,7 @@ impl Roster {
             }
             News::Overload { at, overload } => self.on_overload(now, at, &overload, out),
             News::Event(event) => out.events.push(*event),
+            News::KeysTaken(slots) => self.on_keys_taken(now, &slots, out),
             News::KeysReloaded {
                 added,
                 changed,

@@ -5,6 +5,7 @@
 //! the time. Where lines were only added behind the others, only those are taken apart.
 
 use std::{
+    collections::HashSet,
     fs::File,
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read},
@@ -19,13 +20,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muster_proto::keys::file::{self, KeyFile};
+use muster_proto::{
+    keys::file::{self, KeyFile},
+    paths,
+};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::{Changes, KeyTable};
-use crate::{counters::received::Keeper, slot::News};
+use super::{Changes, KeyTable, taken::taken};
+use crate::{
+    counters::received::Keeper,
+    slot::{AgentSlot, News},
+};
 
 /// After a reading that took so long, the next one waits so many times as long.
 const REST_AFTER_READING: u32 = 1;
@@ -160,7 +167,9 @@ impl KeySource {
             None => {
                 let file = file::parse(&bytes);
                 self.log_problems(&file, 0);
-                self.table.next(&file)
+                let (table, mut changes) = self.table.next(&file);
+                changes.vanished = vanished(&changes.removed, &file);
+                (table, changes)
             }
         };
         self.before = std::mem::replace(&mut self.table, Arc::new(table));
@@ -190,6 +199,16 @@ impl KeySource {
         self.signature = signature;
         Ok(Some(bytes))
     }
+}
+
+/// Those of the removed agents whose lines are not kept as those of removed ones.
+fn vanished(removed: &[Arc<AgentSlot>], file: &KeyFile) -> Vec<Arc<AgentSlot>> {
+    if removed.is_empty() {
+        return Vec::new();
+    }
+    let marked: HashSet<&str> = file.removed.iter().map(|line| line.id.as_str()).collect();
+    let is_marked = |slot: &&Arc<AgentSlot>| marked.contains(slot.id.as_str());
+    removed.iter().filter(|slot| !is_marked(slot)).cloned().collect()
 }
 
 #[expect(
@@ -289,6 +308,17 @@ fn watch_file(
         );
         for slot in &changes.retired {
             keeper.forget(slot);
+        }
+        let taken = taken(Path::new(paths::AUTH_SOCKET), &changes.vanished);
+        if let Some(first) = taken.first() {
+            warn!(
+                agents = taken.len(),
+                first = first.id.as_str(),
+                "keys of connected agents went from the key file, and not by authd; it writes them again with its next change"
+            );
+            if tell(news, News::KeysTaken(taken), orders, &mut next_look) == Told::No {
+                return;
+            }
         }
         if tell(news, changes.into(), orders, &mut next_look) == Told::No {
             return;
@@ -403,6 +433,18 @@ mod tests {
         fs::remove_file(home.path()).unwrap();
         assert!(source.look().is_none());
         assert_eq!(source.table().len(), 1);
+    }
+
+    #[test]
+    fn line_that_is_gone_has_vanished_and_one_that_is_marked_has_not() {
+        let home = Home::new();
+        home.write("001 a any k\n002 b any k\n003 c any k\n");
+        let mut source = KeySource::new(&home.path());
+        source.look();
+        home.write("003 c any k\n002 !b any k\n");
+        let changes = source.look().unwrap();
+        let vanished: Vec<_> = changes.vanished.iter().map(|slot| slot.id.as_str()).collect();
+        assert_eq!((changes.removed.len(), vanished), (2, vec!["001"]));
     }
 
     #[test]

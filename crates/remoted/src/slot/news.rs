@@ -138,6 +138,9 @@ pub enum News {
         /// How much, and who sends most.
         overload: Overload,
     },
+    /// Connected agents whose lines went from `client.keys` although authd has not removed them.
+    /// [`News::KeysReloaded`] follows.
+    KeysTaken(Vec<Arc<AgentSlot>>),
     /// `client.keys` was read; at the start everything is in `added`.
     KeysReloaded {
         /// Ids that were not there before.

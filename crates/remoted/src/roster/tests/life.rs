@@ -249,6 +249,28 @@ fn removed_key_ends_an_active_agent_and_says_why() {
 }
 
 #[test]
+fn key_that_somebody_took_out_of_the_file_is_an_alert() {
+    let mut stage = four();
+    let taken = vec![stage.slot("001"), stage.slot("003")];
+    stage.news(News::KeysTaken(taken.clone()));
+    let alerts = stage.events(Kind::StatusChange);
+    assert!(alerts.iter().all(|event| event.disconnect_alert().is_some()));
+    let told_of: Vec<_> = alerts.iter().map(told).collect();
+    assert_eq!(
+        told_of,
+        ["001 active>disconnected unexpected_removal 12"],
+        "003 was away"
+    );
+    stage.news(News::KeysReloaded {
+        added: Vec::new(),
+        changed: Vec::new(),
+        removed: taken,
+    });
+    assert_eq!(stage.told(), [""; 0], "it is told once");
+    assert_eq!(stage.roster.len(), 2);
+}
+
+#[test]
 fn changed_key_leaves_the_status_and_news_of_the_old_slot_count_no_more() {
     let mut stage = four();
     let (old, entry) = (
