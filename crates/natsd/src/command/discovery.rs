@@ -42,7 +42,7 @@ pub(crate) struct Service {
     node: String,
     /// The subject that requests come to.
     subject: String,
-    /// RFC 3339.
+    /// RFC 3339, with fractions of a second: some clients read no other.
     started: String,
     pub(crate) stats: Stats,
 }
@@ -56,7 +56,7 @@ impl Service {
             id: nuid(),
             node: node.to_owned(),
             subject: listen(prefix, &token(node)),
-            started: started.unwrap_or_default().to_string(),
+            started: format!("{:.3}", started.unwrap_or_default()),
             stats: Stats::default(),
         }
     }
@@ -146,6 +146,12 @@ mod tests {
         }
         let info = answer(&service(), "$SRV.INFO");
         assert_eq!(info["endpoints"][0]["subject"], "wazuh.xdr.control.mgr-a.>");
+    }
+
+    #[test]
+    fn start_is_told_with_fractions() {
+        let stats = answer(&Service::new("wazuh.xdr", "mgr-a", 1_795_243_200), "$SRV.STATS");
+        assert_eq!(stats["started"], "2026-11-21T06:40:00.000Z");
     }
 
     #[test]
