@@ -34,6 +34,9 @@ const MAX_LINE_LEN: u64 = 16 * 1024 * 1024;
 /// {"subject", "headers": {}, "data": base64}. Prints a line for each message that is not accepted, or for each with --all,
 /// and at the end the holes in the sequence that nobody has declared. Ends with 0 if there is nothing to complain about.
 ///
+/// Announcements of keys are looked up in the server's stream and bucket. On standard input, they must come before what is
+/// signed with those keys.
+///
 /// A line is {"id", "subject", "key", "fate": "accepted" | "duplicate" | "refused", "failed", "why", "passed": []}: what was
 /// checked, in order, and which check failed. The checks are size, version, key, signature, subject, identity, time, epoch,
 /// body, sequence and announcement; seal is one that only fails.
