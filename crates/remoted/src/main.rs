@@ -12,8 +12,7 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let mut startup = Startup::begin("remoted", &cli.common)?;
-    options::check(&startup.settings).map_err(|why| exit::Exit::new(exit::BAD_CONFIG, why))?;
+    let mut startup = Startup::begin_checked("remoted", &cli.common, options::check)?;
     startup.settings.internal.remoted.merge_shared &= !cli.no_merging;
     // Whoever asks for our configuration is told how much we say in fact.
     let debug = &mut startup.settings.internal.debug.remoted;

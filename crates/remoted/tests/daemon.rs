@@ -302,6 +302,15 @@ fn configuration_is_checked_without_starting() {
     let home = Home::new(KEEPALIVE);
     let check = |home: &Home| home.command().arg("--test-config").output().unwrap();
     assert_eq!(check(&home).status.code(), Some(0));
+    let options = home.path("etc/local_internal_options.conf");
+    fs::write(&options, "remoted.verify_msg_id=1\nremoted.worker_pool=4\n").unwrap();
+    let output = check(&home);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("remoted.worker_pool=1"),
+        "{output:?}"
+    );
+    fs::remove_file(&options).unwrap();
     home.configure("<port>nonsense</port>");
     let output = check(&home);
     assert_eq!(output.status.code(), Some(78));

@@ -68,6 +68,19 @@ impl Startup {
     /// An [`Exit`] with its code: 78 for a bad configuration, all of whose faults are on standard error by then; 0 and
     /// no message for a passed `--test-config`. Give it to [`exit::report`](crate::exit::report).
     pub fn begin(daemon: &'static str, common: &Common) -> anyhow::Result<Self> {
+        Self::begin_checked(daemon, common, |_| Ok(()))
+    }
+
+    /// The same for a daemon that has something to say about settings which are legal one by one; `--test-config` says
+    /// it, too.
+    ///
+    /// # Errors
+    /// As [`Startup::begin`]; what `check` says is an end with 78.
+    pub fn begin_checked(
+        daemon: &'static str,
+        common: &Common,
+        check: fn(&Settings) -> Result<(), String>,
+    ) -> anyhow::Result<Self> {
         let supervisor = common.supervised.then(getppid);
         signals::unblock().context("unblocking signals")?;
         umask(Mode::from_bits_truncate(UMASK));
@@ -89,6 +102,7 @@ impl Startup {
             eprintln!("{faults}");
             Exit::quiet(BAD_CONFIG)
         })?;
+        check(&loaded.settings).map_err(|why| Exit::new(BAD_CONFIG, why))?;
         if common.test_config {
             // What only the files can tell is for whoever tests, not for each daemon's log at each start.
             let on_disk = muster_config::check(&loaded.settings, muster_config::look_on_disk(&home));

@@ -172,7 +172,13 @@ impl Outgoing {
     pub(crate) fn send(&mut self, slot: &AgentSlot, route: &Route, payload: &[u8]) -> Result<(), Lost> {
         let result = self.try_send(slot, route, payload);
         match result {
-            Ok(()) => self.tallies.count(Tally::MessagesSent),
+            Ok(()) => {
+                self.tallies.count(Tally::MessagesSent);
+                if payload == ACK {
+                    self.tallies.count(Tally::Acks);
+                    slot.counts().add(Message::Ack);
+                }
+            }
             Err(_) => self.tallies.count(Tally::RepliesDropped),
         }
         result
@@ -194,10 +200,8 @@ impl Outgoing {
     pub(crate) fn send_acks(&mut self) {
         let mut acks = std::mem::take(&mut self.acks);
         for (slot, route) in acks.drain(..) {
-            if self.send(&slot, &route, ACK).is_ok() {
-                self.tallies.count(Tally::Acks);
-                slot.counts().add(Message::Ack);
-            }
+            // Lost: it was counted, and the agent asks again.
+            let _ = self.send(&slot, &route, ACK);
         }
         self.acks = acks;
     }

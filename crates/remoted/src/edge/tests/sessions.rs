@@ -49,9 +49,17 @@ fn whole_session(stage: &mut Stage, agent: &mut Agent, link: &mut Link, protocol
     };
     assert_eq!((counter.as_str(), body.as_slice()), ("1f", b"{\"error\":0}".as_slice()));
 
+    let acks = slot.counts().of(crate::slot::Message::Ack);
+    courier.send(&slot, ACK.as_bytes()).unwrap();
+    assert_eq!(agent.hear(link), ACK);
     agent.say(link, "#!-agent shutdown ");
     assert!(matches!(stage.news(), News::Shutdown { .. }));
     assert!(link.is_silent(), "a goodbye is not acknowledged");
+    assert_eq!(
+        slot.counts().of(crate::slot::Message::Ack),
+        acks + 1,
+        "our own keepalive counts, too"
+    );
 }
 
 #[test]
