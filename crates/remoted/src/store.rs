@@ -271,33 +271,56 @@ fn load(database: &Connection) -> rusqlite::Result<(Vec<Row>, HashMap<AgentId, S
 }
 
 fn write_agent(transaction: &Transaction<'_>, row: &Row, known: Option<i64>) -> rusqlite::Result<i64> {
-    match (&row.inventory, known) {
-        (None, Some(place)) => Ok(place),
-        (None, None) => transaction
+    let Some(inventory) = &row.inventory else {
+        return match known {
+            Some(place) => Ok(place),
+            None => transaction
+                .prepare_cached(
+                    "INSERT INTO agent (id, name) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET name = ?2 RETURNING place",
+                )?
+                .query_row(params![row.id.as_str(), row.name], |row| row.get(0)),
+        };
+    };
+    let details = row::Details::json(inventory);
+    if let Some(place) = known {
+        // By its place: that needs no look at the index of ids.
+        let written = transaction
             .prepare_cached(
-                "INSERT INTO agent (id, name) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET name = ?2 RETURNING place",
+                "UPDATE agent SET name = ?2, version = ?3, merged_sum = ?4, config_sum = ?5, reported_ip = ?6, details = ?7
+                 WHERE place = ?1",
             )?
-            .query_row(params![row.id.as_str(), row.name], |row| row.get(0)),
-        (Some(inventory), _) => transaction
-            .prepare_cached(
-                "INSERT INTO agent (id, name, version, merged_sum, config_sum, reported_ip, details)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (id) DO UPDATE SET name = ?2, version = ?3, merged_sum = ?4, config_sum = ?5,
-                 reported_ip = ?6, details = ?7 RETURNING place",
-            )?
-            .query_row(
-                params![
-                    row.id.as_str(),
-                    row.name,
-                    inventory.version,
-                    inventory.merged_sum,
-                    inventory.config_sum,
-                    inventory.reported_ip,
-                    row::Details::json(inventory),
-                ],
-                |row| row.get(0),
-            ),
+            .execute(params![
+                place,
+                row.name,
+                inventory.version,
+                inventory.merged_sum,
+                inventory.config_sum,
+                inventory.reported_ip,
+                details,
+            ])?;
+        if written == 1 {
+            return Ok(place);
+        }
     }
+    transaction
+        .prepare_cached(
+            "INSERT INTO agent (id, name, version, merged_sum, config_sum, reported_ip, details)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (id) DO UPDATE SET name = ?2, version = ?3, merged_sum = ?4, config_sum = ?5,
+             reported_ip = ?6, details = ?7 RETURNING place",
+        )?
+        .query_row(
+            params![
+                row.id.as_str(),
+                row.name,
+                inventory.version,
+                inventory.merged_sum,
+                inventory.config_sum,
+                inventory.reported_ip,
+                details,
+            ],
+            |row| row.get(0),
+        )
 }
 
 fn write_liveness(transaction: &Transaction<'_>, place: i64, row: &LivenessRow) -> rusqlite::Result<()> {
