@@ -23,7 +23,7 @@ Type=oneshot
 ExecStart=/bin/sh /try.sh
 StandardOutput=file:/try.out
 StandardError=inherit
-TimeoutStartSec=240
+TimeoutStartSec=400
 ";
 
 /// boot an installation under systemd-nspawn and try its units
@@ -63,6 +63,10 @@ impl Boot {
             remove(&root.join(left))?;
         }
         install::programs_and_units(&root, "debug")?;
+        // Without a broker there is less to try.
+        if let Some(broker) = shell::find_program("nats-server") {
+            fs::copy(broker, root.join("usr/local/bin/nats-server"))?;
+        }
         fs::write(root.join("try.sh"), TRY)?;
         // Without one it would be a first boot, which enables every unit before the users are made.
         fs::write(root.join("etc/machine-id"), "6d757374657200000000000000000001\n")?;

@@ -43,6 +43,19 @@ chmod 755 /usr/local/bin/keys
 request="<key_request><enabled>yes</enabled><exec_path>/usr/local/bin/keys</exec_path></key_request>"
 sed -i "s#</auth>#$request</auth>#" /etc/muster/ossec.conf
 
+# Somebody asks the manager over NATS, where a server was found to be put in here.
+muster-control nats request-key /run/operator.nk > /run/operator.pub
+nats="<nats><enabled>yes</enabled><server_url>nats://127.0.0.1:14222</server_url><node_name>boot</node_name>"
+nats="$nats<message_signing>yes</message_signing><audit_logging>yes</audit_logging><control enabled=\"yes\" destroy=\"yes\"/>"
+nats="$nats<control_key id=\"operator\" roles=\"read,act,destroy\">$(cat /run/operator.pub)</control_key></nats>"
+if command -v nats-server > /dev/null; then
+    echo "<ossec_config>$nats</ossec_config>" >> /etc/muster/ossec.conf
+    # natsd may not write there, inside its walls.
+    claim "a signing key is made" $control nats key new
+    claim "a broker starts" systemd-run --quiet --unit=broker nats-server -a 127.0.0.1 -p 14222 -js -sd /run/broker
+    claim "streams are made" soon muster-natsd --home /var/lib/muster provision --share 1
+fi
+
 claim "the units start" systemctl enable --now $daemons muster.target
 claim "the units are active" all_active
 for daemon in $daemons; do
@@ -69,6 +82,22 @@ before=$(pid_of muster-remoted)
 kill -KILL "$before"
 claim "remoted comes back when killed" soon another_pid "$before"
 claim "and agents are active again" soon active_agents 4
+
+# A request that may be older than natsd is refused, for some seconds.
+asked() { $control nats request --key /run/operator.nk --node boot --timeout 5 "$@"; }
+has_no_key() { ! grep -q "^$1 [^!]" /etc/muster/client.keys; }
+if command -v nats-server > /dev/null; then
+    claim "events go through natsd's walls and come back" soon $control nats test
+    claim "a summary is told over NATS" soon asked agents.summary
+    claim "an agent's status is told" asked agent.status 001
+    claim "every daemon answers natsd" sh -c "$control --output json nats request --key /run/operator.nk node.status |
+        grep -o '\"ready\": *true' | grep -c . | grep -qx 4"
+    claim "remoted takes natsd's orders" asked agent.restart 001
+    claim "remoted takes natsd's requests to agents" asked agent.reload 001
+    claim "authd removes an agent for natsd" asked agent.remove 002
+    claim "its key is gone" soon has_no_key 002
+    claim "authd takes a key for natsd, so that the agent enrolls" asked agent.rekey 001
+fi
 
 claim "muster-control restarts through systemd" sh -c "$control restart 2>&1 | grep -c 'started by systemd' | grep -qx 4"
 claim "the units are active again" all_active
