@@ -56,7 +56,10 @@ pub(crate) struct Control {
 impl Handler for Control {
     async fn status(&self) -> DaemonStatus {
         let facts = self.report.read();
-        let depth = self.shared.spool().depth();
+        let (depth, held) = {
+            let spool = self.shared.spool();
+            (spool.depth(), spool.held_count())
+        };
         let waiting = self
             .keeper
             .upgrade()
@@ -114,6 +117,7 @@ impl Handler for Control {
             ("last_ack_ms", facts.last_ack_ms.to_string()),
             ("last_error", facts.last_error.unwrap_or_default()),
             ("round_trip_us", facts.round_trip_us.to_string()),
+            ("held_events", held.to_string()),
             ("damaged_records", depth.damaged.to_string()),
             ("node", self.node.clone()),
             ("epoch", self.epoch.to_string()),

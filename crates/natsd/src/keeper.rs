@@ -5,6 +5,7 @@
 //! so that what is sent twice is spooled once.
 
 mod commit;
+mod disk;
 mod findings;
 mod own;
 mod shared;
@@ -30,7 +31,12 @@ pub(crate) use self::{
     commit::published,
     shared::{Audited, Errand, Shared},
 };
-use self::{findings::Findings, steps::Steps, tidy::Tidy};
+use self::{
+    disk::{Disk, Untold},
+    findings::Findings,
+    steps::Steps,
+    tidy::Tidy,
+};
 use crate::{
     aside::Aside,
     audit::Audit,
@@ -50,8 +56,6 @@ const MAX_COMMIT_EVENTS: usize = 8192;
 const MAX_COMMIT_BYTES: usize = 8 * 1024 * 1024;
 /// Events that a slow follower may lag behind before it is left.
 pub(crate) const MAX_FOLLOWER_LAG: usize = 4096;
-/// How long the thread waits before it tries again what the disk refused.
-const RETRY: Duration = Duration::from_secs(1);
 /// How often the cursor is written and old segments go.
 const TIDY: Duration = Duration::from_secs(1);
 /// Why the manager's health is told: somebody tests the way to the broker and back.
@@ -98,6 +102,9 @@ pub(crate) struct Keeper {
     own: Vec<Event>,
     health_ms: u64,
     tidy: Tidy,
+    disk: Disk,
+    /// Batches whose producers were not yet told.
+    untold: Vec<Untold>,
     steps: Steps,
     received_before: u64,
 }
@@ -130,6 +137,8 @@ impl Keeper {
             own: Vec::new(),
             health_ms: 0,
             tidy: Tidy::default(),
+            disk: Disk::default(),
+            untold: Vec::new(),
             steps: Steps::default(),
             received_before: 0,
         };
@@ -166,7 +175,10 @@ impl Keeper {
                     None => break,
                 },
                 _ = tidy.tick() => self.tidy(),
-                () = self.shared.wake.notified() => self.run_errands(),
+                () = self.shared.wake.notified() => {
+                    self.run_errands();
+                    self.tell();
+                }
             }
         }
         self.audit_act("stopped", &json!({}));
@@ -191,36 +203,17 @@ impl Keeper {
             batches.push(next);
         }
         loop {
-            match self.commit(&batches) {
-                Ok(()) => {
-                    if self.shared.trouble().is_some() {
-                        tracing::info!("the spool takes events again");
-                        self.shared.set_trouble(None);
-                    }
-                    break;
-                }
-                Err(error) => {
-                    let why = chain(&error);
-                    if self.shared.trouble().as_ref() != Some(&why) {
-                        tracing::error!(
-                            error = why,
-                            "the spool cannot take events; they wait at their producers"
-                        );
-                        self.shared.set_trouble(Some(why));
-                    }
-                    // Whoever sent them goes away after a while and sends them again; then there is nothing to commit.
-                    if batches.iter().all(|batch| batch.taken.is_closed()) {
-                        return;
-                    }
-                    tokio::time::sleep(RETRY).await;
-                }
+            if self.commit(&batches).is_ok() {
+                break;
             }
+            // Whoever sent them goes away after a while and sends them again; then there is nothing to commit.
+            if batches.iter().all(|batch| batch.taken.is_closed()) {
+                return;
+            }
+            self.pause().await;
         }
-        for batch in batches {
-            let highest = batch.events.iter().map(|event| event.number).max().unwrap_or(0);
-            // The connection may have ended meanwhile; the next one begins with how far we are.
-            let _ = batch.taken.send(highest);
-        }
+        self.untold.extend(batches.into_iter().map(Untold::from));
+        self.tell();
     }
 }
 

@@ -16,9 +16,11 @@ mod commit;
 pub(crate) mod cursor;
 mod files;
 mod index;
+pub(crate) mod memory;
 mod ready;
 pub(crate) mod record;
 mod recover;
+mod rewind;
 mod room;
 pub(crate) mod scan;
 pub(crate) mod slots;
@@ -26,7 +28,7 @@ pub(crate) mod slots;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -44,6 +46,7 @@ use self::{
     cursor::{Cursor, CursorFile, Kept, Tidying},
     files::Segment,
     index::{Entry, Index},
+    memory::{MEMORY, Memory},
     ready::Ready,
     record::{Mark, Record, Stored},
     scan::Found,
@@ -63,9 +66,6 @@ static BOUNDARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
 pub(crate) fn boundary_bytes() -> &'static [u8] {
     &BOUNDARY
 }
-
-/// Acknowledged events of each stream that are remembered with their places in the broker's stream.
-const MAX_REMEMBERED: usize = 65_536;
 
 /// How large the spool may be.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,9 @@ pub(crate) enum SpoolError {
     /// Nothing that may be dropped is left.
     #[error("the spool is full of events that must not be dropped: {used} of {limit} bytes")]
     Full { used: u64, limit: u64 },
+    /// It is not yet time to try the disk again.
+    #[error("the disk took nothing a moment ago")]
+    Again,
 }
 
 /// Events that were dropped, or lost.
@@ -144,22 +147,35 @@ pub(crate) struct Spool {
     /// Does what no commit should wait for.
     aside: Aside,
     ready: Ready,
+    memory: Memory,
 }
 
 /// An event that waits, where to read it.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) seq: u64,
-    file: Arc<File>,
-    offset: u64,
-    length: usize,
+    at: At,
+}
+
+#[derive(Clone, Debug)]
+enum At {
+    Disk {
+        file: Arc<File>,
+        offset: u64,
+        length: usize,
+    },
+    Memory(Arc<Stored>),
 }
 
 impl Place {
     /// Reads the event.
     pub(crate) fn read(&self) -> io::Result<Stored> {
-        let mut bytes = vec![0; self.length];
-        self.file.read_exact_at(&mut bytes, self.offset)?;
+        let (file, offset, length) = match &self.at {
+            At::Disk { file, offset, length } => (file, *offset, *length),
+            At::Memory(event) => return Ok(Stored::clone(event)),
+        };
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset)?;
         match Record::read(&bytes) {
             Ok((Record::Event(event), _)) => Ok(*event),
             Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the record is no event")),
@@ -192,7 +208,15 @@ impl Spool {
             untold: Vec::new(),
             aside: Aside::default(),
             ready: Ready::default(),
+            memory: Memory::default(),
         };
+        for (producer, incarnation, number) in cursor.told {
+            spool.note_mark(&Mark {
+                producer,
+                incarnation,
+                number,
+            });
+        }
         // Segments may be gone, deleted by hand too; what they held was used all the same.
         let mut recovered = Recovered {
             last_seq: cursor.settled.values().copied().max().unwrap_or(0),
@@ -245,80 +269,17 @@ impl Spool {
         self.index.contains(stream, seq)
     }
 
-    /// The broker has an event.
-    pub(crate) fn acknowledge(&mut self, stream: Stream, seq: u64) {
-        if let Some(entry) = self.index.remove(stream, seq) {
-            self.forget(entry.segment);
+    /// The broker has an event. Whether it was one that the disk did not take.
+    pub(crate) fn acknowledge(&mut self, stream: Stream, seq: u64) -> bool {
+        let Some(entry) = self.index.remove(stream, seq) else {
+            return false;
+        };
+        if entry.segment == MEMORY {
+            self.memory.release(seq);
+            return true;
         }
-    }
-
-    /// Where the broker keeps a stream's events, and how far it has said so.
-    pub(crate) fn kept(&self, stream: Stream) -> Option<&Kept> {
-        self.kept.get(&stream)
-    }
-
-    /// The broker has kept our event `seq` under this sequence of its stream.
-    pub(crate) fn note_kept(&mut self, stream: Stream, name: &str, sequence: u64, seq: u64) {
-        let remembered = self.remembered.entry(stream).or_default();
-        if remembered.len() == MAX_REMEMBERED {
-            remembered.pop_front();
-        }
-        remembered.push_back((sequence, seq));
-        match self.kept.get_mut(&stream) {
-            Some(kept) if kept.name == name => kept.sequence = kept.sequence.max(sequence),
-            _ => {
-                let name = name.to_owned();
-                self.kept.insert(stream, Kept { name, sequence });
-            }
-        }
-    }
-
-    /// The broker has lost what it had acknowledged behind `last` of its stream: as far as it is still on the disk, it
-    /// waits again. Gives how many events.
-    pub(crate) fn rewind(&mut self, stream: Stream, last: u64) -> Result<u64, SpoolError> {
-        let remembered = self.remembered.remove(&stream).unwrap_or_default();
-        // What was acknowledged longer ago is only known to be before all of these.
-        let knows = remembered.iter().any(|(sequence, _)| *sequence <= last);
-        let lost = remembered.iter().filter(|(sequence, _)| *sequence > last);
-        let behind = lost.map(|(_, seq)| seq - 1).min().filter(|_| knows).unwrap_or(0);
-        let before: HashSet<u64> = self.index.waiting(stream, 0).map(|entry| entry.seq).collect();
-        let mut again = Vec::new();
-        for segment in &self.segments {
-            let bytes = segment.read()?;
-            scan::scan(&bytes, false, |found| {
-                if let Found::Record {
-                    offset,
-                    length,
-                    record: Record::Event(event),
-                } = found
-                    && event.kind.stream() == stream
-                    && !event.history
-                    && (event.seq > behind || before.contains(&event.seq))
-                {
-                    again.push(entry(&event, segment.number, offset, length));
-                }
-            });
-        }
-        self.index.clear(stream);
-        for segment in &mut self.segments {
-            let number = segment.number;
-            let of_segment = |waits: bool| {
-                let entries = again.iter().filter(|(_, entry)| entry.segment == number);
-                u64::try_from(
-                    entries
-                        .filter(|(_, entry)| before.contains(&entry.seq) == waits)
-                        .count(),
-                )
-                .unwrap_or(0)
-            };
-            segment.waiting += of_segment(false);
-        }
-        let more = again.len().saturating_sub(before.len());
-        again.into_iter().for_each(|entry| self.index.push(entry));
-        if let Some(kept) = self.kept.get_mut(&stream) {
-            kept.sequence = last;
-        }
-        Ok(u64::try_from(more).unwrap_or(0))
+        self.forget(entry.segment);
+        false
     }
 
     /// Writes down how far the broker has acknowledged, and lets old segments go. The steps of it, for those who hold the
@@ -337,8 +298,11 @@ impl Spool {
     pub(crate) fn begin_tidy(&mut self) -> Option<Tidying> {
         let file = self.cursor.take()?;
         let settled = self.index.cursor(file.settled());
-        let kept = self.kept.clone();
-        let cursor = Cursor { settled, kept };
+        let cursor = Cursor {
+            settled,
+            kept: self.kept.clone(),
+            told: self.memory.told(),
+        };
         Some(Tidying { file, cursor })
     }
 
@@ -410,12 +374,20 @@ impl Spool {
     }
 
     fn place(&self, entry: &Entry) -> Option<Place> {
+        if entry.segment == MEMORY {
+            return Some(Place {
+                seq: entry.seq,
+                at: At::Memory(self.memory.event(entry.seq)?),
+            });
+        }
         let segment = self.segments.iter().find(|segment| segment.number == entry.segment)?;
         Some(Place {
             seq: entry.seq,
-            file: Arc::clone(&segment.file),
-            offset: entry.offset,
-            length: entry.length,
+            at: At::Disk {
+                file: Arc::clone(&segment.file),
+                offset: entry.offset,
+                length: entry.length,
+            },
         })
     }
 

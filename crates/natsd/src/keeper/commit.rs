@@ -1,6 +1,6 @@
 //! One commit: every event gets its number and its shape, and all stand in the spool or none.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use muster_proto::{
     event::{Event, Kind, Stream, body::SpoolGap},
@@ -35,7 +35,11 @@ impl Keeper {
         let last_before = self.last_of_stream.clone();
         self.findings.begin();
         let committed = self.try_commit(batches);
-        if committed.is_err() {
+        if let Err(error) = &committed {
+            if self.disk.is_due(Instant::now()) {
+                // Not even numbers could be given.
+                self.disk_failed(error, false);
+            }
             // The numbers are used up, but no event has them.
             self.last_of_stream = last_before;
         }
@@ -53,7 +57,7 @@ impl Keeper {
             let source = (batch.producer.as_str(), batch.incarnation);
             let known = match taken.get(&source) {
                 Some(number) => *number,
-                None => self.shared.spool().taken(source.0, source.1),
+                None => self.shared.spool().known(source.0, source.1),
             };
             let mut highest = known;
             for event in &batch.events {
@@ -82,17 +86,12 @@ impl Keeper {
                 return Err(error);
             }
         }
-        if commit.stored.is_empty() {
+        let count = commit.stored.len();
+        if count == 0 {
             return Ok(());
         }
         self.findings.prepare();
-        let begun = self.shared.spool().begin_commit(&commit.stored, clock::unix_ms());
-        let written = begun.and_then(|(mut bytes, gaps)| {
-            bytes.write()?;
-            self.shared.spool().finish_commit(bytes, &commit.stored);
-            Ok(gaps)
-        });
-        match written {
+        match self.store(commit.stored) {
             Ok(gaps) => {
                 self.findings.committed();
                 self.declare(&gaps);
@@ -114,7 +113,16 @@ impl Keeper {
             }
         }
         self.shared.committed.send_modify(|commits| *commits += 1);
-        for event in commit.shown.into_iter().flatten() {
+        let shown = match commit.shown {
+            Some(shown) => shown,
+            // Somebody follows since, and may have looked back before these events were there.
+            None if self.shared.followers.receiver_count() > 0 => {
+                let newest = self.shared.spool().newest(count);
+                newest.into_iter().map(published).collect()
+            }
+            None => Vec::new(),
+        };
+        for event in shown {
             // Followers that went away do not matter.
             let _ = self.shared.followers.send(Arc::new(event));
         }

@@ -61,6 +61,7 @@ impl Keeper {
             }
         }
         self.commit_own();
+        self.try_disk_again();
         self.tidy_spool(now);
     }
 
@@ -113,13 +114,12 @@ impl Keeper {
 
     /// Commits what is our own, if anything is and the disk takes it.
     pub(super) fn commit_own(&mut self) {
-        if self.own.is_empty() {
+        if self.own.is_empty() || self.takes_nothing() {
+            self.own.truncate(MAX_OWN);
             return;
         }
-        match self.commit(&[]) {
-            Ok(()) => self.shared.set_trouble(None),
-            Err(error) => self.shared.set_trouble(Some(chain(&error))),
-        }
+        // What fails is told where it fails, and tried again.
+        let _ = self.commit(&[]);
         self.own.truncate(MAX_OWN);
     }
 

@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use muster_proto::{command::Unsigned, event::Event, ipc::control::PublishedEvent};
+use muster_proto::{
+    command::Unsigned,
+    event::{Event, Stream},
+    ipc::control::PublishedEvent,
+};
 use serde_json::Value;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
@@ -65,6 +69,15 @@ pub(crate) struct Audited {
 impl Shared {
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The broker has an event.
+    pub(crate) fn acknowledge(&self, stream: Stream, seq: u64) {
+        let was_held = self.spool().acknowledge(stream, seq);
+        if was_held {
+            // Its producer may be waiting for that.
+            self.wake.notify_one();
+        }
     }
 
     /// The latest state of each agent, if anybody wants it.

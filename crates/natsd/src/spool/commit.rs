@@ -3,9 +3,12 @@
 use super::{
     Gap, SEGMENT_LEN, Spool, SpoolError, boundary_bytes, entry,
     files::{self, Segment},
+    memory::MEMORY,
     record::{Mark, Record, Stored},
 };
 
+/// What the disk must take to be worth trying.
+const TRIED_LEN: usize = 64 * 1024;
 /// So far a segment is filled when the next one is made ready.
 const READY_FROM: u64 = SEGMENT_LEN / 4;
 
@@ -14,6 +17,8 @@ const READY_FROM: u64 = SEGMENT_LEN / 4;
 pub(crate) struct Commit {
     bytes: Vec<u8>,
     places: Vec<(usize, usize)>,
+    /// So many at the beginning were held in memory.
+    held: usize,
     writer: files::Writer,
     sync: bool,
 }
@@ -55,6 +60,7 @@ impl Spool {
             Commit {
                 bytes,
                 places,
+                held: self.memory.count(),
                 writer,
                 sync,
             },
@@ -62,27 +68,43 @@ impl Spool {
         ))
     }
 
-    /// Takes the written events into the index. They are on the disk: from here on nothing may fail.
+    /// Takes the written events into the index, those that were held before first. They are on the disk: from here on
+    /// nothing may fail.
     pub(crate) fn finish_commit(&mut self, commit: Commit, events: &[Stored]) {
         let Some(segment) = self.segments.last_mut() else {
             return;
         };
-        let waiting = u64::try_from(events.iter().filter(|event| !event.history).count()).unwrap_or(0);
+        // The broker may have acknowledged some that were held meanwhile.
+        let left = self.memory.clear();
+        self.index.forget_tail(MEMORY);
+        let waits =
+            |(place, event): (usize, &Stored)| !event.history && (place >= commit.held || left.contains(&event.seq));
+        let waiting = u64::try_from(events.iter().enumerate().filter(|event| waits(*event)).count()).unwrap_or(0);
         let newest_ms = events.iter().map(|event| event.created_ms).max().unwrap_or(0);
         let (base, number) = (segment.length, segment.number);
         segment.length += u64::try_from(commit.bytes.len()).unwrap_or(u64::MAX);
         segment.newest_ms = segment.newest_ms.max(newest_ms);
         segment.commits += 1;
         segment.waiting += waiting;
-        for (event, (start, length)) in events.iter().zip(commit.places) {
-            if !event.history {
+        for (event, (start, length)) in events.iter().enumerate().zip(commit.places) {
+            if waits(event) {
                 let offset = usize::try_from(base).unwrap_or(usize::MAX).saturating_add(start);
-                self.index.push(entry(event, number, offset, length));
+                self.index.push(entry(event.1, number, offset, length));
             }
         }
         for event in events {
             self.note_mark(&event.source);
         }
+    }
+
+    /// A commit came to nothing: what was dropped for it is told with the next one.
+    pub(crate) fn tell_later(&mut self, gaps: Vec<Gap>) {
+        self.untold.extend(gaps);
+    }
+
+    /// Whether the disk takes anything that is worth talking of. What is tried with is room for what comes next.
+    pub(crate) fn try_disk(&mut self) -> Result<(), SpoolError> {
+        self.current()?.writer().write(&[0; TRIED_LEN], false)
     }
 
     fn current(&mut self) -> Result<&mut Segment, SpoolError> {

@@ -18,6 +18,10 @@ pub(crate) struct Cursor {
     /// For each stream, where the broker said that it keeps our events, and its own highest sequence there.
     #[serde(default)]
     pub(crate) kept: BTreeMap<Stream, Kept>,
+    /// Producers, their incarnations, and the numbers up to which their events are the broker's although they never were
+    /// in a segment.
+    #[serde(default)]
+    pub(crate) told: Vec<(String, u64, u64)>,
 }
 
 /// What the broker said of one of its streams.

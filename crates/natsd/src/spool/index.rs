@@ -196,6 +196,19 @@ impl Index {
         Some(entry)
     }
 
+    /// Forgets what stands in this segment behind everything else.
+    pub(super) fn forget_tail(&mut self, segment: u64) {
+        for waiting in self.streams.values_mut() {
+            while let Some(chunk) = waiting.chunks.pop_back_if(|chunk| chunk.segment == segment) {
+                for entry in chunk.entries(0) {
+                    let bytes = &mut self.bytes[usize::from(entry.class.code())];
+                    *bytes = bytes.saturating_sub(u64::try_from(entry.length).unwrap_or(0));
+                    waiting.live -= 1;
+                }
+            }
+        }
+    }
+
     /// Forgets a stream, for building it anew.
     pub(super) fn clear(&mut self, stream: Stream) {
         if let Some(waiting) = self.streams.get_mut(&stream) {

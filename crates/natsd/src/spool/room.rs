@@ -17,6 +17,7 @@ use muster_proto::event::{Class, Kind, Stream};
 use super::{
     Gap, SEGMENT_LEN, Spool, SpoolError,
     index::Entry,
+    memory::MEMORY,
     record::Record,
     scan::{self, Found},
 };
@@ -113,6 +114,10 @@ impl Spool {
 
     fn drop_events(&mut self, events: &[(Stream, Entry)], reason: &'static str, gaps: &mut Gaps) {
         for (stream, entry) in events {
+            // What is in memory takes no room, and its producer waits for it.
+            if entry.segment == MEMORY {
+                continue;
+            }
             if self.index.remove(*stream, entry.seq).is_some() {
                 self.dropped += 1;
                 self.forget(entry.segment);

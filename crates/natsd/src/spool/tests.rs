@@ -3,13 +3,13 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-const NO_LIMIT: Limits = Limits {
+pub(super) const NO_LIMIT: Limits = Limits {
     max_bytes: u64::MAX,
     max_age_ms: u64::MAX / 4,
     sync: false,
 };
 
-fn event(seq: u64, kind: Kind) -> Stored {
+pub(super) fn event(seq: u64, kind: Kind) -> Stored {
     event_of("001", seq, kind)
 }
 
@@ -36,11 +36,11 @@ fn event_of(agent: &str, seq: u64, kind: Kind) -> Stored {
     }
 }
 
-fn open(directory: &Path, limits: Limits) -> Spool {
+pub(super) fn open(directory: &Path, limits: Limits) -> Spool {
     Spool::open(directory, limits).expect("opens").0
 }
 
-fn waiting(spool: &Spool, stream: Stream) -> Vec<u64> {
+pub(super) fn waiting(spool: &Spool, stream: Stream) -> Vec<u64> {
     spool
         .waiting(stream, 0, usize::MAX)
         .iter()
@@ -339,7 +339,10 @@ fn damage_on_the_disk_is_told_by_its_numbers() {
     drop(spool);
     let path = directory.path().join("000000000001.seg");
     let mut bytes = std::fs::read(&path).expect("reads");
-    bytes[usize::try_from(place.offset).expect("small") + 20] ^= 1;
+    let At::Disk { offset, .. } = place.at else {
+        panic!("it is on the disk")
+    };
+    bytes[usize::try_from(offset).expect("small") + 20] ^= 1;
     std::fs::write(&path, &bytes).expect("writes");
     let (spool, recovered) = Spool::open(directory.path(), NO_LIMIT).expect("opens");
     assert_eq!(waiting(&spool, Stream::State), [1, 2, 4, 5]);

@@ -12,7 +12,13 @@ use std::{
 use muster_proto::ipc::events::{FromNatsd, NumberedEvent, ToNatsd};
 use muster_service::ipc::Connection;
 
-use crate::{accepted, block_on, json, natsd::Home, producer, provisioned, server::Server, verifier, wait_for};
+use crate::{
+    accepted, block_on, json,
+    natsd::{Home, Natsd},
+    producer, provisioned,
+    server::Server,
+    state_and_audit, verifier, wait_for,
+};
 
 /// A small disk of its own, in the place of a folder.
 struct Disk(PathBuf);
@@ -60,33 +66,53 @@ fn told(home: &Home, what: &str) -> usize {
     home.log().matches(what).count()
 }
 
-fn state_and_audit(server: &Server) -> (Vec<muster_natsd::verify::Message>, Vec<muster_natsd::verify::Message>) {
-    block_on(async {
-        let client = server.client().await;
-        (
-            Server::messages(&client, "MUSTER_STATE").await,
-            Server::messages(&client, "MUSTER_AUDIT").await,
-        )
-    })
+/// Every place from 0 on once and in order, all signed, and nothing that is missing or is said to be although it is there.
+fn check_places(server: &Server, home: &Home, count: u64) {
+    let (state, audit) = state_and_audit(server);
+    let mut verifier = verifier(home);
+    let lost = accepted(&mut verifier, &audit)
+        .iter()
+        .map(|message| json(message)["spool"].take())
+        .filter(|gap| gap["reason"] == "outbox_full")
+        .count();
+    assert_eq!(lost, 0, "no producer has dropped anything");
+    let places: Vec<_> = accepted(&mut verifier, &state)
+        .iter()
+        .map(|message| json(message)["status_change"]["missed_keepalives"].as_u64())
+        .collect();
+    assert_eq!(places, (0..count).map(Some).collect::<Vec<_>>());
+    assert!(verifier.undeclared().is_empty());
+}
+
+fn put(producer: &mut producer::Producer, places: std::ops::Range<u32>) {
+    // Of one agent only one change is on its way at a time.
+    places.for_each(|place| producer.put(producer::change(place % 100, place)));
+}
+
+/// A natsd whose spool is on a small disk of its own, and a producer that it has taken the changes 0..20 of.
+fn on_small_disk(server: &Server, size: &str) -> Option<(Home, Disk, Natsd, producer::Producer)> {
+    let home = provisioned(server, "<message_signing>yes</message_signing>");
+    let disk = Disk::mount(home.path("queue/nats"), size)?;
+    let natsd = home.start();
+    let mut producer = producer::Producer::new(home.path("queue/muster/events"), "remoted");
+    put(&mut producer, 0..20);
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+    Some((home, disk, natsd, producer))
 }
 
 #[test]
-fn full_disk_below_the_spool_makes_producers_wait_and_loses_nothing() {
+fn full_disk_below_the_spool_is_told_and_events_go_to_the_broker_from_memory() {
     let server = Server::start();
-    let home = provisioned(&server, "<message_signing>yes</message_signing>");
-    let Some(disk) = Disk::mount(home.path("queue/nats"), "4m") else {
+    let Some((home, disk, natsd, mut producer)) = on_small_disk(&server, "4m") else {
         return;
     };
-    let natsd = home.start();
-    let mut producer = producer::Producer::new(home.path("queue/muster/events"), "remoted");
-    (0..20).for_each(|place| producer.put(producer::change(1, place)));
-    block_on(producer.hand_over_all());
-    home.wait_until_all_is_published();
 
     disk.fill();
-    (20..3000).for_each(|place| producer.put(producer::change(1, place)));
-    block_on(producer.hand_over(Duration::from_secs(3)));
-    assert!(producer.waiting() > 0, "a full disk takes nothing");
+    put(&mut producer, 20..1500);
+    block_on(producer.hand_over_all());
+    let (state, _) = state_and_audit(&server);
+    assert_eq!(state.len(), 1500, "what is said to be safe is the broker's");
     assert!(
         degraded(&home).contains("the spool takes no events"),
         "{}",
@@ -94,23 +120,45 @@ fn full_disk_below_the_spool_makes_producers_wait_and_loses_nothing() {
     );
     assert!(degraded(&home).contains("No space left"), "{}", degraded(&home));
     assert!(told(&home, "the spool cannot take events") <= 2, "{}", home.log());
-    // Killed and started on the full disk, it is there again and keeps what it had.
+    // Killed and started on the full disk, it is there again and knows what it has taken.
     natsd.kill();
     let natsd = home.start();
     disk.free();
+    put(&mut producer, 1500..1600);
     block_on(producer.hand_over_all());
     home.wait_until_all_is_published();
     wait_for("nothing is degraded", || degraded(&home).is_empty());
     natsd.stop();
-    let (state, audit) = state_and_audit(&server);
-    let mut verifier = verifier(&home);
-    accepted(&mut verifier, &audit);
-    let places: Vec<_> = accepted(&mut verifier, &state)
-        .iter()
-        .map(|message| json(message)["status_change"]["missed_keepalives"].as_u64())
-        .collect();
-    assert_eq!(places, (0..3000).map(Some).collect::<Vec<_>>());
-    assert!(verifier.undeclared().is_empty());
+    check_places(&server, &home, 1600);
+}
+
+#[test]
+fn full_disk_without_a_broker_makes_producers_wait_and_loses_nothing() {
+    let mut server = Server::start();
+    let Some((home, disk, natsd, mut producer)) = on_small_disk(&server, "8m") else {
+        return;
+    };
+    server.kill();
+
+    disk.fill();
+    put(&mut producer, 20..1500);
+    block_on(producer.hand_over(Duration::from_secs(3)));
+    assert!(producer.waiting() > 0, "nobody has them");
+    disk.free();
+    // What is held in memory goes to the disk.
+    block_on(producer.hand_over_all());
+    disk.fill();
+    put(&mut producer, 1500..3000);
+    block_on(producer.hand_over(Duration::from_secs(3)));
+    assert!(producer.waiting() > 0, "nobody has them");
+    natsd.kill();
+    disk.free();
+    let natsd = home.start();
+    server.restart();
+    block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
+    natsd.stop();
+    check_places(&server, &home, 3000);
 }
 
 #[test]
@@ -140,6 +188,7 @@ fn full_disk_below_the_audit_trail_is_told_and_stops_no_event() {
     disk.free();
     producer.put(producer::enrollment(100));
     block_on(producer.hand_over_all());
+    home.wait_until_all_is_published();
     wait_for("nothing is degraded", || degraded(&home).is_empty());
     natsd.stop();
     muster_natsd::audit::check(&home.path("logs/natsd-audit.json")).expect("the chain holds");

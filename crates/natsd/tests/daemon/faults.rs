@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    accepted, audit::acts, block_on, json as body, natsd::Home, producer, provisioned, server::Server, verifier,
-    wait_for,
+    accepted, audit::acts, block_on, json as body, natsd::Home, producer, provisioned, server::Server, state_and_audit,
+    verifier, wait_for,
 };
 
 fn put(home: &Home, places: std::ops::Range<u32>) {
@@ -423,13 +423,7 @@ fn stream_that_was_put_back_to_an_earlier_state_gets_what_it_lost_again() {
     home.wait_until_all_is_published();
     check_places(&server, 60);
     let mut verifier = verifier(&home);
-    let (state, audit) = block_on(async {
-        let client = server.client().await;
-        (
-            Server::messages(&client, "MUSTER_STATE").await,
-            Server::messages(&client, "MUSTER_AUDIT").await,
-        )
-    });
+    let (state, audit) = state_and_audit(&server);
     accepted(&mut verifier, &audit);
     assert_eq!(accepted(&mut verifier, &state).len(), 60);
     assert!(verifier.undeclared().is_empty());

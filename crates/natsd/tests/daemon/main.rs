@@ -88,6 +88,17 @@ fn accepted<'a>(verifier: &mut Verifier, messages: &'a [Message]) -> Vec<&'a Mes
     accepted
 }
 
+/// What is in the streams of states and of the audit.
+fn state_and_audit(server: &Server) -> (Vec<Message>, Vec<Message>) {
+    block_on(async {
+        let client = server.client().await;
+        (
+            Server::messages(&client, "MUSTER_STATE").await,
+            Server::messages(&client, "MUSTER_AUDIT").await,
+        )
+    })
+}
+
 fn json(message: &Message) -> serde_json::Value {
     serde_json::from_slice(&message.body).expect("JSON")
 }
@@ -229,13 +240,7 @@ fn events_too_large_for_the_broker_are_told_as_a_gap_and_stop_nobody() {
     home.wait_until_all_is_published();
     wait_for("the gap is published", || {
         let mut verifier = verifier(&home);
-        let (state, audit) = block_on(async {
-            let client = server.client().await;
-            (
-                Server::messages(&client, "MUSTER_STATE").await,
-                Server::messages(&client, "MUSTER_AUDIT").await,
-            )
-        });
+        let (state, audit) = state_and_audit(&server);
         accepted(&mut verifier, &audit);
         let state = accepted(&mut verifier, &state);
         state.len() == 2 && verifier.undeclared().is_empty()

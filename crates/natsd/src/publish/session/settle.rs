@@ -136,7 +136,7 @@ impl Session<'_> {
         let stream = self.lanes[lane].stream;
         let was_stuck = self.lanes[lane].is_stuck();
         self.lanes[lane].acknowledged(seq);
-        self.publisher.shared.spool().acknowledge(stream, seq);
+        self.publisher.shared.acknowledge(stream, seq);
         self.publisher.counters.events_published_total.increment();
         let round_trip = self.sent_at.remove(&seq).map(|at| at.elapsed().as_micros());
         self.publisher.report.change(|facts| {
@@ -200,7 +200,7 @@ impl Session<'_> {
         };
         if self.publisher.shared.send(Errand::Event(gap.into_event(now))) {
             self.lanes[lane].acknowledged(seq);
-            self.publisher.shared.spool().acknowledge(stream, seq);
+            self.publisher.shared.acknowledge(stream, seq);
         } else {
             self.lanes[lane].failed(seq, Instant::now());
         }
