@@ -101,6 +101,8 @@ impl Service {
                 "name": "control", "subject": self.subject, "queue_group": "",
                 "num_requests": requests, "num_errors": of(&self.stats.refused), "last_error": "",
                 "processing_time": nanos, "average_processing_time": nanos.checked_div(requests).unwrap_or(0),
+                // nats-py does not do without it.
+                "data": null,
             }],
         })
     }
@@ -149,9 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn start_is_told_with_fractions() {
+    fn what_some_clients_insist_on_is_there() {
         let stats = answer(&Service::new("wazuh.xdr", "mgr-a", 1_795_243_200), "$SRV.STATS");
         assert_eq!(stats["started"], "2026-11-21T06:40:00.000Z");
+        assert_eq!(stats["endpoints"][0].get("data"), Some(&Value::Null));
     }
 
     #[test]
