@@ -62,9 +62,9 @@ pub fn all(keepalive: &'static str) -> Vec<Step> {
     };
     steps.push(("decide about a keepalive".to_owned(), Box::new(judge)));
 
-    let (mut roster, slots) = roster(&table);
-    let (mut out, mut next, mut at) = (Actions::default(), 0, NOW);
     let said = Arc::new(Said::new(keepalive));
+    let (mut roster, slots) = roster(&table, &said);
+    let (mut out, mut next, mut at) = (Actions::default(), 0, NOW);
     let tell = move || {
         let slot: &Arc<AgentSlot> = &slots[next];
         next = (next + 1) % slots.len();
@@ -103,8 +103,8 @@ pub fn all(keepalive: &'static str) -> Vec<Step> {
     steps
 }
 
-/// A roster of agents that have all sent a keepalive.
-fn roster(table: &KeyTable) -> (Roster, Vec<Arc<AgentSlot>>) {
+/// A roster of agents that have all sent this keepalive.
+fn roster(table: &KeyTable, said: &Arc<Said>) -> (Roster, Vec<Arc<AgentSlot>>) {
     let settings = options::roster_settings(&Settings::default(), "bench");
     let mut roster = Roster::new(settings, NOW, Vec::new(), 1);
     let mut slots: Vec<_> = table.slots().cloned().collect();
@@ -123,7 +123,7 @@ fn roster(table: &KeyTable) -> (Roster, Vec<Arc<AgentSlot>>) {
             at: NOW.mono,
             peer: peer(),
             protocol: Protocol::Tcp,
-            said: Arc::new(Said::new("Linux - Wazuh v4.14.7\nx merged.mg\n")),
+            said: Arc::clone(said),
         };
         roster.on_news(NOW, news, &mut out);
         out.events.clear();
