@@ -2,7 +2,7 @@
 //! because it stayed away. Pure.
 //!
 //! A line about a silent agent is due `agents_disconnection_alert_time` after its status changed, if it has not come
-//! back by then. Goodbyes have a line of their own and are none of this.
+//! back by then. So is the line about a goodbye, which is stock remoted's and which stock sends at once.
 //!
 //! **Invariant:** each absence is told once at most, and nobody is in the list who is there.
 
@@ -40,34 +40,43 @@ pub struct MonitorSettings {
     pub delete_after: Option<Duration>,
 }
 
+/// How an agent went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// It was given up for its silence.
+    Silent,
+    /// It said goodbye.
+    Stopped,
+}
+
 /// Whose absence is still to be told.
 #[derive(Debug, Default)]
 pub struct Monitor {
     due: BTreeSet<(Millis, AgentId)>,
-    by_agent: HashMap<AgentId, Millis>,
+    by_agent: HashMap<AgentId, (Millis, Absence)>,
     resting_until: Millis,
 }
 
 impl Monitor {
-    /// An agent was given up for its silence.
-    pub fn gone(&mut self, id: &AgentId, since: Millis, settings: MonitorSettings) {
+    /// An agent is gone.
+    pub fn gone(&mut self, id: &AgentId, since: Millis, absence: Absence, settings: MonitorSettings) {
         self.back(id);
         if let Some(after) = settings.alert_after {
             let at = since + after;
             self.due.insert((at, id.clone()));
-            self.by_agent.insert(id.clone(), at);
+            self.by_agent.insert(id.clone(), (at, absence));
         }
     }
 
-    /// It is back, has said goodbye, or was removed.
+    /// It is back, or was removed.
     pub fn back(&mut self, id: &AgentId) {
-        if let Some(at) = self.by_agent.remove(id) {
+        if let Some((at, _)) = self.by_agent.remove(id) {
             self.due.remove(&(at, id.clone()));
         }
     }
 
     /// Whose absence is to be told now; they are forgotten.
-    pub fn take_due(&mut self, now: Millis) -> Vec<AgentId> {
+    pub fn take_due(&mut self, now: Millis) -> Vec<(AgentId, Absence)> {
         let mut taken = Vec::new();
         if now < self.resting_until {
             return taken;
@@ -79,8 +88,9 @@ impl Monitor {
                 self.due.insert((at, id));
                 break;
             }
-            self.by_agent.remove(&id);
-            taken.push(id);
+            if let Some((_, absence)) = self.by_agent.remove(&id) {
+                taken.push((id, absence));
+            }
         }
         if !taken.is_empty() {
             self.resting_until = now + PACE;
@@ -91,6 +101,13 @@ impl Monitor {
     /// When somebody is due.
     pub fn next(&self) -> Option<Millis> {
         self.due.first().map(|(at, _)| (*at).max(self.resting_until))
+    }
+}
+
+impl MonitorSettings {
+    /// Whether a goodbye is told later than it is said.
+    pub fn delays_goodbyes(&self) -> bool {
+        self.alert_after.is_some_and(|after| !after.is_zero())
     }
 }
 
@@ -142,31 +159,31 @@ mod tests {
     #[test]
     fn silence_is_told_once_and_only_if_it_lasts() {
         let mut monitor = Monitor::default();
-        monitor.gone(&id(1), at(0), AFTER);
-        monitor.gone(&id(2), at(5), AFTER);
-        monitor.gone(&id(3), at(6), AFTER);
+        monitor.gone(&id(1), at(0), Absence::Silent, AFTER);
+        monitor.gone(&id(2), at(5), Absence::Silent, AFTER);
+        monitor.gone(&id(3), at(6), Absence::Silent, AFTER);
         assert_eq!(monitor.next(), Some(at(30)));
         assert!(monitor.take_due(at(29)).is_empty());
         monitor.back(&id(2));
-        assert_eq!(monitor.take_due(at(30)), [id(1)]);
-        assert_eq!(monitor.take_due(at(36)), [id(3)]);
+        assert_eq!(monitor.take_due(at(30)), [(id(1), Absence::Silent)]);
+        assert_eq!(monitor.take_due(at(36)), [(id(3), Absence::Silent)]);
         assert_eq!(monitor.next(), None);
     }
 
     #[test]
     fn who_goes_again_is_told_by_the_last_time() {
         let mut monitor = Monitor::default();
-        monitor.gone(&id(1), at(0), AFTER);
-        monitor.gone(&id(1), at(20), AFTER);
+        monitor.gone(&id(1), at(0), Absence::Silent, AFTER);
+        monitor.gone(&id(1), at(20), Absence::Silent, AFTER);
         assert!(monitor.take_due(at(49)).is_empty());
-        assert_eq!(monitor.take_due(at(50)), [id(1)]);
+        assert_eq!(monitor.take_due(at(50)), [(id(1), Absence::Silent)]);
     }
 
     #[test]
     fn vanished_site_is_told_at_a_bearable_pace() {
         let mut monitor = Monitor::default();
         for number in 0..2000 {
-            monitor.gone(&id(number), at(0), AFTER);
+            monitor.gone(&id(number), at(0), Absence::Silent, AFTER);
         }
         let mut time = at(30);
         let mut told = 0;
@@ -182,7 +199,7 @@ mod tests {
     #[test]
     fn nothing_is_told_when_nothing_shall_be() {
         let mut monitor = Monitor::default();
-        monitor.gone(&id(1), at(0), MonitorSettings::default());
+        monitor.gone(&id(1), at(0), Absence::Silent, MonitorSettings::default());
         assert_eq!(monitor.next(), None);
     }
 
@@ -221,13 +238,13 @@ mod tests {
             let mut monitor = Monitor::default();
             for (step, agent, seconds) in steps {
                 match step {
-                    0 => monitor.gone(&id(agent), at(seconds), AFTER),
+                    0 => monitor.gone(&id(agent), at(seconds), Absence::Silent, AFTER),
                     1 => monitor.back(&id(agent)),
                     _ => drop(monitor.take_due(at(seconds))),
                 }
                 prop_assert_eq!(monitor.due.len(), monitor.by_agent.len());
                 prop_assert!(monitor.due.len() <= 5);
-                prop_assert!(monitor.due.iter().all(|(at, id)| monitor.by_agent.get(id) == Some(at)));
+                prop_assert!(monitor.due.iter().all(|(at, id)| monitor.by_agent.get(id).is_some_and(|(due, _)| due == at)));
             }
         }
     }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     events::{self, StatusChange},
+    monitor::Absence,
     slot::Millis,
 };
 
@@ -78,7 +79,8 @@ impl Roster {
         }
         match (to, reason) {
             (AgentStatus::Disconnected, Reason::KeepaliveTimeout | Reason::StuckPending) => {
-                self.monitor.gone(&agent.slot.id, at, self.settings.monitor);
+                self.monitor
+                    .gone(&agent.slot.id, at, Absence::Silent, self.settings.monitor);
             }
             _ => self.monitor.back(&agent.slot.id),
         }

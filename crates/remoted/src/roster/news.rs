@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     edge::talkers::Overload,
-    events, monitor,
+    events,
+    monitor::{self, Absence},
     slot::{AgentSlot, Ending, Millis, Protocol, Said, StartupOutcome},
 };
 
@@ -86,20 +87,22 @@ impl Roster {
     pub(super) fn on_shutdown(&mut self, place: u32, now: Times, at: Millis, out: &mut Actions) {
         let Some(agent) = self.table.get_mut(place) else { return };
         agent.lost = false;
-        let (slot, address) = (Arc::clone(&agent.slot), agent.slot.address.host_text().to_owned());
-        let text = format!("ossec: Agent stopped: '{}->{address}'.", slot.name);
-        out.notices.push(Notice {
-            slot,
-            location: "wazuh-remoted",
-            text,
-        });
-        if self.status(place) != AgentStatus::Disconnected {
+        let slot = Arc::clone(&agent.slot);
+        let goes = self.status(place) != AgentStatus::Disconnected;
+        let later = goes && self.settings.monitor.delays_goodbyes();
+        if !later {
+            out.notices.push(stopped(Arc::clone(&slot)));
+        }
+        if goes {
             self.change(
                 place,
                 now,
                 Move::to(AgentStatus::Disconnected, Reason::AgentStopped, at),
                 out,
             );
+        }
+        if later {
+            self.monitor.gone(&slot.id, at, Absence::Stopped, self.settings.monitor);
         }
         self.mark_dirty(place);
     }
@@ -241,10 +244,13 @@ impl Roster {
 
     /// Tells the analysis daemon of those that have been away for so long that it is to know.
     pub(super) fn tell_absences(&mut self, now: Times, out: &mut Actions) {
-        for id in self.monitor.take_due(now.mono) {
+        for (id, absence) in self.monitor.take_due(now.mono) {
             let agent = self.table.place(id.as_str()).and_then(|place| self.table.get(place));
             if let Some(agent) = agent {
-                out.notices.push(Notice::of_monitor(&agent.slot, "disconnected"));
+                out.notices.push(match absence {
+                    Absence::Silent => Notice::of_monitor(&agent.slot, "disconnected"),
+                    Absence::Stopped => stopped(Arc::clone(&agent.slot)),
+                });
             }
         }
     }
@@ -258,11 +264,17 @@ impl Roster {
         };
         agent.slot.set_status(agent.status);
         // A line that an earlier process still owed. Whatever was due before we started, it has told.
-        if let (AgentStatus::Disconnected, Some(Reason::KeepaliveTimeout | Reason::StuckPending), Some(after)) =
-            (agent.status, agent.reason, self.settings.monitor.alert_after)
+        let absence = match agent.reason {
+            Some(Reason::KeepaliveTimeout | Reason::StuckPending) => Some(Absence::Silent),
+            Some(Reason::AgentStopped) => Some(Absence::Stopped),
+            _ => None,
+        };
+        if let (AgentStatus::Disconnected, Some(absence), Some(after)) =
+            (agent.status, absence, self.settings.monitor.alert_after)
             && agent.since + after > now.mono
         {
-            self.monitor.gone(&agent.slot.id, agent.since, self.settings.monitor);
+            self.monitor
+                .gone(&agent.slot.id, agent.since, absence, self.settings.monitor);
         }
         self.active += usize::from(agent.status == AgentStatus::Active);
         let place = self.table.insert(agent);
@@ -329,5 +341,15 @@ impl Roster {
             agent.peer = Some(peer);
             agent.protocol = Some(protocol);
         }
+    }
+}
+
+/// What stock says of an agent that said goodbye.
+fn stopped(slot: Arc<AgentSlot>) -> Notice {
+    let text = format!("ossec: Agent stopped: '{}->{}'.", slot.name, slot.address.host_text());
+    Notice {
+        slot,
+        location: "wazuh-remoted",
+        text,
     }
 }

@@ -52,11 +52,24 @@ fn goodbye_has_its_own_line_and_no_other() {
     let mut stage = Stage::with_agents(watched(), &["001"]);
     stage.keepalive("001", WAZUH);
     stage.shutdown("001");
+    stage.wait(s(29));
+    assert_eq!(lines(&mut stage), [""; 0], "it may come back in time");
     stage.wait(s(1000));
     assert_eq!(
         lines(&mut stage),
         ["001 wazuh-remoted:ossec: Agent stopped: 'agent-001->any'."]
     );
+}
+
+#[test]
+fn agent_that_said_goodbye_and_is_back_in_time_is_not_told_of() {
+    let mut stage = Stage::with_agents(watched(), &["001"]);
+    stage.keepalive("001", WAZUH);
+    stage.shutdown("001");
+    stage.wait(s(20));
+    stage.keepalive("001", WAZUH);
+    stage.wait(s(60));
+    assert_eq!(lines(&mut stage), [""; 0]);
 }
 
 #[test]
