@@ -75,17 +75,27 @@ impl Remoted {
         }
     }
 
-    async fn keys_changed(&self) -> Result<(), ClientError> {
+    /// On the connection of the last time, if there is one: remoted may have been restarted since, or have closed it.
+    async fn keys_changed(&self, kept: &mut Option<Client>) -> Result<(), ClientError> {
+        if let Some(mut client) = kept.take()
+            && client.ask(&Request::KeysChanged).await.is_ok()
+        {
+            *kept = Some(client);
+            return Ok(());
+        }
         let mut client = Client::connect(&self.socket, "authd", RELOAD_DEADLINE).await?;
-        client.ask(&Request::KeysChanged).await.map(drop)
+        client.ask(&Request::KeysChanged).await?;
+        *kept = Some(client);
+        Ok(())
     }
 
     /// Tells remoted of every change of the keys, one message for all changes that came while the last one was under
     /// way. `told` follows behind `changes`, whether remoted could be reached or not: it looks by itself, too.
     pub async fn announce(self, mut changes: watch::Receiver<u64>, told: watch::Sender<u64>) {
+        let mut kept = None;
         while changes.changed().await.is_ok() {
             let generation = *changes.borrow_and_update();
-            if let Err(error) = self.keys_changed().await {
+            if let Err(error) = self.keys_changed(&mut kept).await {
                 tracing::debug!(
                     error = format!("{:#}", anyhow::Error::new(error)),
                     "cannot tell remoted of new keys"

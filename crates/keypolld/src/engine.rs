@@ -16,7 +16,7 @@ use tokio::{
     net::UnixDatagram,
     sync::watch,
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,12 @@ use crate::{
 const DATAGRAMS_AT_ONCE: usize = 64;
 /// How often we look for processes that programs have left behind.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+
+/// Behind a registration further ones are gathered for so long: authd then writes once for all of them, and remoted looks
+/// once. A single one does not wait.
+const GATHER: Duration = Duration::from_millis(10);
+/// So many do not wait either.
+const ENOUGH: usize = 64;
 
 /// What the configuration gives; changed as a whole.
 #[derive(Debug)]
@@ -76,7 +82,18 @@ pub struct Engine {
     current: Arc<Setup>,
     flow: Flow,
     tasks: JoinSet<Done>,
+    gathered: Vec<Registration>,
+    /// Until when registrations are gathered.
+    gather_until: Instant,
     window: Window,
+}
+
+/// An agent that is to be registered.
+#[derive(Debug)]
+struct Registration {
+    lookup: Lookup,
+    began: Instant,
+    agent: Agent,
 }
 
 /// What has ended.
@@ -101,6 +118,8 @@ impl Engine {
             flow: Flow::new(current.limits, Instant::now()),
             current,
             tasks: JoinSet::new(),
+            gathered: Vec::new(),
+            gather_until: Instant::now(),
             window: Window::default(),
             parts,
         }
@@ -123,6 +142,7 @@ impl Engine {
                     ready.context("waiting for requests")?;
                     self.take_datagrams();
                 }
+                () = sleep_until(self.gather_until.into()), if !self.gathered.is_empty() => self.register_gathered(),
                 Ok(()) = self.parts.setup.changed() => self.take_setup(),
                 _ = sweep.tick() => self.sweep(),
             }
@@ -248,7 +268,7 @@ impl Engine {
             tracing::debug!(%lookup, error = chain(error), "the socket gave nothing, so 'exec_path' was run");
         }
         match Found::of(looked, &lookup) {
-            Found::Agent(agent) => self.register(lookup, began, agent),
+            Found::Agent(agent) => self.register(Registration { lookup, began, agent }),
             Found::Nothing(outcome, why) => {
                 if outcome == Outcome::NotFound {
                     tracing::debug!(%lookup, why, "no key");
@@ -260,16 +280,26 @@ impl Engine {
         }
     }
 
-    fn register(&mut self, lookup: Lookup, began: Instant, agent: Agent) {
-        let setup = Arc::clone(&self.current);
-        self.tasks.spawn(async move {
-            let result = setup.registrar.register(&agent).await;
-            Done {
-                lookup,
-                began,
-                what: What::Registered(agent.id, result),
-            }
-        });
+    fn register(&mut self, registration: Registration) {
+        self.gathered.push(registration);
+        if self.gathered.len() >= ENOUGH || self.gather_until <= Instant::now() {
+            self.register_gathered();
+        }
+    }
+
+    fn register_gathered(&mut self) {
+        self.gather_until = Instant::now() + GATHER;
+        for Registration { lookup, began, agent } in self.gathered.drain(..) {
+            let setup = Arc::clone(&self.current);
+            self.tasks.spawn(async move {
+                let result = setup.registrar.register(&agent).await;
+                Done {
+                    lookup,
+                    began,
+                    what: What::Registered(agent.id, result),
+                }
+            });
+        }
     }
 
     fn settle(&mut self, lookup: &Lookup, began: Instant, outcome: Outcome, agent: Option<&AgentId>) {

@@ -29,7 +29,7 @@ const WAITING: usize = 8192;
 /// Events in one transaction.
 const BATCH: usize = 512;
 /// How long the first event of a transaction waits for others.
-const GATHER: Duration = Duration::from_millis(25);
+const GATHER: Duration = Duration::from_millis(50);
 /// How long we wait for the thread that sends.
 const BUSY_DEADLINE: Duration = Duration::from_secs(10);
 /// Events that wait for natsd, at most. Strangers can bring them about, so the oldest go first.
