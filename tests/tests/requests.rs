@@ -220,7 +220,9 @@ fn commands_tell_figures_configuration_and_groups() -> Result<()> {
     })?;
     assert_eq!((&stats["error"], &stats["message"]), (&0.into(), &"ok".into()));
     let received = &stats["data"]["metrics"]["messages"]["received_breakdown"];
-    assert_eq!(received["control_breakdown"]["startup"], 1, "{stats}");
+    // On a slow machine the agent says hello again before it hears the answer.
+    let startups = received["control_breakdown"]["startup"].as_u64();
+    assert!(startups.is_some_and(|startups| startups >= 1), "{stats}");
     assert_eq!(stats["data"]["metrics"]["tcp_sessions"], 1, "{stats}");
 
     let agents = command(&format!(
