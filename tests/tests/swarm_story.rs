@@ -304,10 +304,10 @@ fn what_the_fleet_says_it_sent_is_what_the_manager_says_it_got() -> Result<()> {
         (format!("{sent}/keepalive"), vec!["keepalives_sent"]),
         (format!("{sent}/shutdown"), vec!["shutdowns_sent"]),
         (format!("{sent}/request"), vec!["answers_sent"]),
-        // What it sends of its own accord, to see who is there, it does not count as acknowledgements.
+        // What it sends of its own accord, to see who is there, says the same as an acknowledgement.
         (
             "/sent_breakdown/ack".to_owned(),
-            vec!["startups_acked", "keepalives_acked"],
+            vec!["startups_acked", "keepalives_acked", "unasked_acks"],
         ),
         (
             "/sent_breakdown/ar".to_owned(),
