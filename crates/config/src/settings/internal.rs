@@ -146,7 +146,7 @@ impl Default for RemotedInternal {
             tcp_keepcnt: 3,
             control_msg_queue_size: 16_384,
             router_forwarding_disabled: false,
-            gather_msec: 10,
+            gather_msec: 5,
         }
     }
 }
