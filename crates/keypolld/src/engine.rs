@@ -40,7 +40,7 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// Behind a registration further ones are gathered for so long: authd then writes once for all of them, and remoted looks
 /// once. A single one does not wait.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(40);
 /// So many do not wait either.
 const ENOUGH: usize = 64;
 
