@@ -60,7 +60,7 @@ pub(crate) struct Rules {
     pub(crate) overlap_ms: u64,
 }
 
-#[cfg(any(test, feature = "__fuzzing"))]
+#[cfg(test)]
 impl Rules {
     /// No trust key, and no waiting.
     pub(crate) fn plain(node: &str, epoch: u64) -> Self {
