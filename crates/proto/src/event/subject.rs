@@ -70,7 +70,17 @@ pub fn of(event: &Event, prefix: &str, node: &str) -> String {
 
 /// Whether an event of this kind may be under this subject, whatever the prefix, the node and the key are. The kind is in a
 /// header that no signature covers; the subject is covered.
+///
+/// A node, a host or a key may be called as a family is. So of several kinds whose subjects end like this one it is the
+/// kind of which most tokens are told by the kind.
 pub fn fits(kind: Kind, subject: &str) -> bool {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    let most = Kind::ALL.into_iter().filter_map(|other| told(other, &tokens)).max();
+    most.is_some() && told(kind, &tokens) == most
+}
+
+/// The length of the end that subjects of this kind have, if this one has it.
+fn told(kind: Kind, tokens: &[&str]) -> Option<usize> {
     let end: &[&str] = match kind {
         Kind::Keepalive => &["manager", "keepalive", "*"],
         Kind::StatusChange => &["agent", "*", "status_change"],
@@ -90,15 +100,14 @@ pub fn fits(kind: Kind, subject: &str) -> bool {
         Kind::Archive => &["archives", "*"],
         Kind::DisconnectAlert => &["alerts", "agent_disconnected"],
         // Their keys are one token to three.
-        Kind::Agentless => return subject.split('.').any(|token| token == "agentless"),
-        Kind::Osquery => return subject.split('.').any(|token| token == "osquery"),
+        Kind::Agentless => return tokens.contains(&"agentless").then_some(1),
+        Kind::Osquery => return tokens.contains(&"osquery").then_some(1),
     };
-    let tokens: Vec<&str> = subject.split('.').collect();
-    let Some(begin) = tokens.len().checked_sub(end.len()) else {
-        return false;
-    };
+    let begin = tokens.len().checked_sub(end.len())?;
     let mut pairs = tokens.iter().skip(begin).zip(end);
-    pairs.all(|(token, wanted)| *wanted == "*" || token == wanted)
+    pairs
+        .all(|(token, wanted)| *wanted == "*" || token == wanted)
+        .then_some(end.len())
 }
 
 /// The band of a rule level. NATS filters by subject only, so the band is part of it.
@@ -210,6 +219,14 @@ mod tests {
             }
         }
         assert!(!fits(Kind::StatusChange, "status_change"));
+        // Agents, nodes and hosts that are called as a family is.
+        for (subject, kind, other) in [
+            ("p.agent.archives.status_change", Kind::StatusChange, Kind::Archive),
+            ("p.manager.keypoll.archives.failed", Kind::KeyPolling, Kind::Archive),
+            ("p.manager.health.agentless", Kind::Health, Kind::Agentless),
+        ] {
+            assert!(fits(kind, subject) && !fits(other, subject), "{subject}");
+        }
     }
 
     proptest! {
