@@ -9,7 +9,7 @@ use crate::{
     keys::Keyring,
     seal::Sealer,
     signature::Preamble,
-    spool::record::{Mark, Stored},
+    spool::record::{Mark, Name, Stored},
 };
 
 /// What is the same for all events of this process.
@@ -84,8 +84,8 @@ impl Composer {
         if let Some(sealed) = sealed {
             headers.add(header::SEALED, sealed);
         }
-        for (name, value) in event.headers.iter().filter(|header| is_clean(header)) {
-            headers.add(name, value.clone());
+        for (name, value) in event.headers.iter().filter_map(clean) {
+            headers.add(name, value.to_owned());
         }
         if let Some(original) = copy_of {
             headers.add(header::COPY_OF, self.message_id(original.sequence));
@@ -139,11 +139,11 @@ impl Composer {
     }
 }
 
-struct Headers(Vec<(String, String)>);
+struct Headers(Vec<(Name, String)>);
 
 impl Headers {
-    fn add(&mut self, name: &str, value: String) {
-        self.0.push((name.to_owned(), value));
+    fn add(&mut self, name: &'static str, value: String) {
+        self.0.push((Name::Borrowed(name), value));
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -155,8 +155,10 @@ impl Headers {
 }
 
 /// A header that a producer may add, and that no broker takes for two.
-fn is_clean((name, value): &(String, String)) -> bool {
-    header::is_for_producers(name) && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+fn clean((name, value): &(String, String)) -> Option<(&'static str, &str)> {
+    let name = header::known(name).filter(|name| header::is_for_producers(name))?;
+    let printable = value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    printable.then_some((name, value))
 }
 
 #[cfg(test)]

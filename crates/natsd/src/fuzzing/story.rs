@@ -19,7 +19,7 @@ use crate::{
     message::{Composer, Numbers},
     seal::Sealer,
     signature::{self, Preamble},
-    spool::record::Mark,
+    spool::record::{self, Mark},
     verify::{Fate, Message, Policy, Verifier},
 };
 
@@ -233,7 +233,7 @@ impl Stage {
         let stored = self.composer.compose(event, mark, Numbers { seq, prev }, None);
         let message = Message {
             subject: stored.subject,
-            headers: stored.headers,
+            headers: record::owned(stored.headers),
             body: stored.body,
             from_stream: true,
         };

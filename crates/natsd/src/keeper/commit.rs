@@ -14,7 +14,7 @@ use crate::{
     message::{CopyOf, Numbers},
     spool::{
         SpoolError,
-        record::{Mark, Stored},
+        record::{self, Mark, Stored},
     },
 };
 
@@ -235,7 +235,7 @@ pub(crate) fn published(stored: Stored) -> PublishedEvent {
             created_ms: stored.created_ms,
             alert_level: stored.alert_level,
             body: stored.body,
-            headers: stored.headers,
+            headers: record::owned(stored.headers),
         },
     }
 }

@@ -79,7 +79,7 @@ fn headers_of_an_event() {
 #[test]
 fn first_event_of_a_stream_has_no_previous() {
     let stored = composer().compose(&status_change(8), mark(), Numbers { seq: 1, prev: 0 }, None);
-    assert!(stored.headers.contains(&("Muster-Prev".to_owned(), "-".to_owned())));
+    assert!(stored.headers.contains(&("Muster-Prev".into(), "-".to_owned())));
 }
 
 #[test]
@@ -96,12 +96,9 @@ fn high_status_change_has_a_copy_with_the_same_body_and_its_own_id() {
     assert_eq!(copy.body, event.body);
     assert!(
         copy.headers
-            .contains(&("Muster-Copy-Of".to_owned(), "mgr-a:17:1".to_owned()))
+            .contains(&("Muster-Copy-Of".into(), "mgr-a:17:1".to_owned()))
     );
-    assert!(
-        copy.headers
-            .contains(&("Nats-Msg-Id".to_owned(), "mgr-a:17:2".to_owned()))
-    );
+    assert!(copy.headers.contains(&("Nats-Msg-Id".into(), "mgr-a:17:2".to_owned())));
 }
 
 #[test]
@@ -136,7 +133,7 @@ fn producer_cannot_forge_or_break_headers() {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
     let stored = composer().compose(&event, mark(), Numbers { seq: 5, prev: 0 }, None);
-    assert_eq!(stored.headers[10..], [("traceparent".to_owned(), "00-h".to_owned())]);
+    assert_eq!(stored.headers[10..], [("traceparent".into(), "00-h".to_owned())]);
 }
 
 #[test]

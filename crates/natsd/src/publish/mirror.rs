@@ -36,7 +36,7 @@ async fn write(client: &Client, node: &str, kid: &str, announcement: &Stored) ->
     let subject = format!("$KV.{KEYS}.{}.{kid}", fence::key(node));
     let mut headers = HeaderMap::new();
     for (name, value) in &announcement.headers {
-        headers.insert(name.as_str(), value.as_str());
+        headers.insert(name.as_ref(), value.as_str());
     }
     let asked = client.request_with_headers(subject, headers, announcement.body.clone().into());
     let Ok(Ok(answer)) = timeout(ANSWER, asked).await else {

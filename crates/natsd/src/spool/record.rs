@@ -10,7 +10,9 @@
 //! The bytes that reach the broker are made before the record is written: a replay days later needs no old key.
 //! **Invariant:** reading never panics and never allocates more than the record's length, whatever is on the disk.
 
-use muster_proto::event::{Class, Kind};
+use std::borrow::Cow;
+
+use muster_proto::event::{Class, Kind, header};
 use thiserror::Error;
 
 /// Length and checksum.
@@ -18,6 +20,8 @@ pub(crate) const HEADER_LEN: usize = 8;
 /// The longest body of a record: the longest event, and room for headers.
 pub(crate) const MAX_BODY_LEN: usize = 4 * 1024 * 1024;
 
+/// Room that is made at once for headers; an event seldom has more.
+const USUAL_HEADERS: usize = 24;
 const TYPE_EVENT: u8 = 1;
 const TYPE_BOUNDARY: u8 = 2;
 const TYPE_MARKS: u8 = 3;
@@ -43,6 +47,15 @@ pub(crate) struct Mark {
     pub(crate) number: u64,
 }
 
+/// A header's name. Most are among [`header::known`], and an event has a dozen of them.
+pub(crate) type Name = Cow<'static, str>;
+
+/// The headers as other parts of the house have them.
+pub(crate) fn owned(headers: Vec<(Name, String)>) -> Vec<(String, String)> {
+    let headers = headers.into_iter();
+    headers.map(|(name, value)| (name.into_owned(), value)).collect()
+}
+
 /// An event as it will be, or was, published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
@@ -60,7 +73,7 @@ pub(crate) struct Stored {
     /// The changing part of the subject.
     pub(crate) key: String,
     pub(crate) subject: String,
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(Name, String)>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -191,9 +204,9 @@ impl Stored {
         let source = Mark::read(reader)?;
         let (key, subject) = (reader.text()?, reader.text()?);
         let count = reader.u16()?;
-        let mut headers = Vec::new();
+        let mut headers = Vec::with_capacity(usize::from(count).min(USUAL_HEADERS));
         for _ in 0..count {
-            headers.push((reader.text()?, reader.text()?));
+            headers.push((reader.name()?, reader.text()?));
         }
         let length = usize::try_from(reader.u32()?).ok()?;
         let body = reader.take(length)?.to_vec();
@@ -268,9 +281,18 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Option<String> {
+    fn str(&mut self) -> Option<&'a str> {
         let length = self.u16()?;
-        String::from_utf8(self.take(usize::from(length))?.to_vec()).ok()
+        str::from_utf8(self.take(usize::from(length))?).ok()
+    }
+
+    fn text(&mut self) -> Option<String> {
+        self.str().map(str::to_owned)
+    }
+
+    fn name(&mut self) -> Option<Name> {
+        let name = self.str()?;
+        Some(header::known(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed))
     }
 }
 
@@ -294,7 +316,13 @@ pub(super) mod tests {
             numbers,
             texts,
             rest,
-            vec(("[A-Z]{1,4}", ".{0,9}"), 0..4),
+            vec(
+                (
+                    prop_oneof!["[A-Z]{1,4}", Just(header::TIME.to_owned())].prop_map(Name::from),
+                    ".{0,9}",
+                ),
+                0..4,
+            ),
             vec(any::<u8>(), 0..200),
         )
             .prop_map(

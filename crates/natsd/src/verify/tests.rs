@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     keys::{Keyring, Rules, create_if_missing},
     message::{Composer, Numbers},
-    spool::record::Mark,
+    spool::record::{self, Mark},
 };
 
 const NOW: u64 = 1_795_243_200_000;
@@ -64,7 +64,7 @@ impl Node {
         let stored = self.composer.compose(event, mark, Numbers { seq, prev }, None);
         Message {
             subject: stored.subject,
-            headers: stored.headers,
+            headers: record::owned(stored.headers),
             body: stored.body,
             from_stream: true,
         }

@@ -55,6 +55,34 @@ pub const SEALED_TYPE: &str = "application/x-nats-xkv1";
 /// The only algorithm of signatures.
 pub const ED25519: &str = "ed25519";
 
+const ALL: [&str; 20] = [
+    MSG_ID,
+    EXPECTED_STREAM,
+    CONTENT_TYPE,
+    VERSION,
+    TYPE,
+    SUBJECT,
+    NODE,
+    EPOCH,
+    SEQUENCE,
+    PREVIOUS,
+    TIME,
+    DELAYED,
+    STATUS,
+    FLAPPING,
+    COPY_OF,
+    ALGORITHM,
+    KEY_ID,
+    SIGNATURE,
+    SEALED,
+    TRACE,
+];
+
+/// The same name as one that needs no memory of its own, if it is one of these.
+pub fn known(name: &str) -> Option<&'static str> {
+    ALL.into_iter().find(|known| *known == name)
+}
+
 /// Whether a producer may set this header. The others are natsd's or the broker's word.
 pub fn is_for_producers(name: &str) -> bool {
     matches!(name, STATUS | FLAPPING | TRACE)

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName};
 use muster_config::PublishMode;
 use muster_proto::event::{Stream, header};
 use muster_service::clock;
@@ -13,7 +13,7 @@ use super::{
     Deadline, HAND_OVER, Session, TURNS,
     way::Way,
 };
-use crate::{keeper::chain, publish::pace::LATE_S, spool::record::Stored};
+use crate::{keeper::chain, publish::pace::LATE_S, spool::record::Name};
 
 /// Places read from the index at a time.
 const READ_AHEAD: usize = 256;
@@ -80,7 +80,7 @@ impl Session<'_> {
         self.attempts += 1;
         self.lanes[lane].sent(event.seq, self.attempts, &event.key);
         let expected = self.expected_stream(stream);
-        let headers = headers(&event, expected);
+        let headers = headers(event.headers, event.created_ms, expected);
         let (seq, body, subject) = (event.seq, event.body.into(), event.subject);
         let handed = match way {
             Way::Core(_) => {
@@ -162,17 +162,20 @@ impl Session<'_> {
     }
 }
 
-fn headers(event: &Stored, expected: Option<&'static str>) -> HeaderMap {
+fn headers(stored: Vec<(Name, String)>, created_ms: u64, expected: Option<&'static str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, value) in &event.headers {
-        headers.insert(name.as_str(), value.as_str());
+    for (name, value) in stored {
+        match name {
+            Name::Borrowed(name) => headers.insert(HeaderName::from_static(name), value),
+            Name::Owned(name) => headers.insert(name, value),
+        }
     }
     if let Some(expected) = expected {
-        headers.insert(header::EXPECTED_STREAM, expected);
+        headers.insert(HeaderName::from_static(header::EXPECTED_STREAM), expected);
     }
-    let late = clock::unix_ms().saturating_sub(event.created_ms) / 1000;
+    let late = clock::unix_ms().saturating_sub(created_ms) / 1000;
     if late > LATE_S {
-        headers.insert(header::DELAYED, late.to_string().as_str());
+        headers.insert(HeaderName::from_static(header::DELAYED), late.to_string());
     }
     headers
 }
