@@ -2,8 +2,9 @@
 
 use std::{
     env,
+    io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -35,6 +36,34 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{line}: {status}");
     }
     Ok(())
+}
+
+/// Runs a command to its end, and gives what follows `prefix` in lines of its standard error.
+/// All of them are shown as they come.
+pub(crate) fn run_for_lines(command: &mut Command, prefix: &str) -> Result<Vec<String>> {
+    let line = describe(command);
+    eprintln!("$ {line}");
+    let mut child = command
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {line}"))?;
+    let mut found = Vec::new();
+    let mut told = BufReader::new(child.stderr.take().context("its standard error is a pipe")?);
+    let mut bytes = Vec::new();
+    while told.read_until(b'\n', &mut bytes)? > 0 {
+        io::stderr().write_all(&bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        // What a test runner prints meanwhile may stand before it on the line.
+        if let Some(at) = text.find(prefix) {
+            found.push(text[at + prefix.len()..].trim_end().to_owned());
+        }
+        bytes.clear();
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{line}: {status}");
+    }
+    Ok(found)
 }
 
 /// Runs a command to its end and gives its standard output; a failure names it and shows what it said.

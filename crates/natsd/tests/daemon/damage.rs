@@ -34,7 +34,7 @@ impl Disk {
             .status();
         let mounted = mounted.is_ok_and(|status| status.success());
         if !mounted {
-            eprintln!("skipped: only root can mount a small disk to fill it up");
+            muster_test_skip::skipped("only root can mount a small disk to fill it up");
         }
         mounted.then_some(Self(folder))
     }
