@@ -152,6 +152,7 @@ impl Keeper {
             stream: "-",
             prev_last_seq: None,
             producer: Some(producer),
+            runs: &[],
         };
         let event = gap.into_event(now);
         let detail = json!({"producer": producer, "count": count, "reason": "outbox_full"});

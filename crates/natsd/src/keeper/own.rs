@@ -41,6 +41,7 @@ impl Keeper {
             stream: "-",
             prev_last_seq: Some(self.sequencer.before),
             producer: None,
+            runs: &[],
         };
         self.own.push(gap.into_event(now));
         let detail = json!({"epoch": self.composer.epoch, "state_lost": self.sequencer.state_lost});
@@ -258,6 +259,7 @@ impl Keeper {
                 stream,
                 prev_last_seq: None,
                 producer: None,
+                runs: &[],
             };
             self.own.push(body.into_event(now));
             let detail = json!({

@@ -99,6 +99,7 @@ impl Node {
             stream: "MUSTER_STATE",
             prev_last_seq: None,
             producer: None,
+            runs: &[],
         };
         self.say(&gap.into_event(NOW))
     }

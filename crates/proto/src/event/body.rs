@@ -188,7 +188,20 @@ pub struct Health<'a> {
     pub broker_skew_ms: Option<i64>,
 }
 
+/// The most runs of one [`SpoolGap`]. What was dropped in more of them is told in more records.
+pub const MAX_RUNS: usize = 512;
+
 /// Sequence numbers that nobody will ever see, and why.
+///
+/// All streams of a manager share one sequence, so most numbers between two events of a stream are other streams'. A
+/// *run* `[from, to]` of a stream says that whatever this stream had under the numbers `from` to `to` is gone, all of it:
+/// `to` is the number of the last event that was dropped, and `from` is one behind the event before the first, which is
+/// that one's `Muster-Prev` plus one. So the runs of events that followed each other meet, whatever their classes and
+/// reasons, and nothing that was not dropped is ever inside one.
+///
+/// A consumer that has seen the number `seen` of a stream, and next gets an event with the `Muster-Prev` `prev`, misses
+/// something if `prev > seen`. That is declared exactly if every number of `seen + 1 ..= prev` is inside a run of the stream
+/// or inside a record of the stream `-`; often it takes several records.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct SpoolGap<'a> {
     /// The class that was dropped, `P1` to `P4`; `unknown` where that cannot be said.
@@ -197,11 +210,12 @@ pub struct SpoolGap<'a> {
     pub node: &'a str,
     /// The epoch of both ends.
     pub epoch: u64,
-    /// The first number.
+    /// The number of the first event that is missing.
     pub from_seq: u64,
-    /// The last number.
+    /// The number of the last one.
     pub to_seq: u64,
-    /// How many of the numbers from the first to the last are missing.
+    /// How many events are missing: those of all runs, each counted in one record only. Zero where they are counted in a
+    /// record of the stream `-`, which counts numbers.
     pub count: u64,
     /// Unix seconds at which the first of them happened; 0 when that is not known.
     pub first_ts: u64,
@@ -209,7 +223,7 @@ pub struct SpoolGap<'a> {
     pub last_ts: u64,
     /// `spool_full`, `thinned`, `too_old`, `too_large`, `damaged`, `restart` or `outbox_full`.
     pub reason: &'a str,
-    /// The stream that misses them; `-` for numbers that no event ever had.
+    /// The stream that misses them; `-` for numbers of which nobody knows whether they were used, and in which stream.
     pub stream: &'a str,
     /// At the beginning of an epoch: the last number that may have been used before it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -217,6 +231,9 @@ pub struct SpoolGap<'a> {
     /// The daemon that dropped them before they had numbers, which are 0 then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub producer: Option<&'a str>,
+    /// The runs, in order, at most [`MAX_RUNS`]. Absent for the stream `-`, whose only run is `from_seq` to `to_seq`.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub runs: &'a [(u64, u64)],
 }
 
 /// A log line in the shape of archives.json.

@@ -197,6 +197,7 @@ impl Session<'_> {
             stream: stream.name(),
             prev_last_seq: None,
             producer: None,
+            runs: &[],
         };
         if self.publisher.shared.send(Errand::Event(gap.into_event(now))) {
             self.lanes[lane].acknowledged(seq);
