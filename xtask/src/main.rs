@@ -10,6 +10,7 @@ mod install;
 mod manual;
 mod nats;
 mod shell;
+mod story;
 mod test;
 mod tools;
 mod tree;
@@ -42,6 +43,12 @@ enum Task {
     Bench(bench::Bench),
     /// run every check and test, fetching what they need
     Test(test::Test),
+    /// let natsd and all that it needs fail for some minutes, and show what the verifier found
+    ///
+    /// Server and daemon are killed and stalled, for a minute each at first, the connection is cut, a right is taken
+    /// away, the disk is full, a stream is deleted: again and again under load. Then the streams must hold every event
+    /// once, in order, signed, and no hole that nobody has declared. A small disk to fill up needs root.
+    Story(story::Story),
     /// throw made-up input at every decoder and core, with cargo-fuzz
     Fuzz(fuzz::Fuzz),
     /// make the man pages of section 8 from the programs' own command lines and the prose in man/prose
@@ -60,6 +67,7 @@ fn main() -> ExitCode {
         Task::Boot(boot) => boot.run(),
         Task::Bench(bench) => bench.run(),
         Task::Test(test) => test.run(),
+        Task::Story(story) => story.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Man(man) => man.run(),
         Task::Completions => manual::completions(),

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -109,15 +110,9 @@ fn test() -> Result<Vec<String>> {
         "--workspace",
         "--bins",
     ]))?;
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain([
-        "/usr/sbin".into(),
-        tools::directory().join("usr/sbin"),
-        tools::directory().join("usr/bin"),
-    ]);
     // Whoever reads the output of a run somewhere else wants to know all that failed there.
     let mut command = shell::cargo(&["test", "--quiet", "--locked", "--workspace", "--no-fail-fast"]);
-    command.env("PATH", env::join_paths(folders)?);
+    command.env("PATH", path()?);
     run_tests(&mut command)
 }
 
@@ -143,8 +138,19 @@ fn newer_nats() -> Result<Vec<String>> {
     run_tests(&mut command)
 }
 
+/// The `PATH`, and where the servers are that were fetched.
+pub(crate) fn path() -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain([
+        "/usr/sbin".into(),
+        tools::directory().join("usr/sbin"),
+        tools::directory().join("usr/bin"),
+    ]);
+    Ok(env::join_paths(folders)?)
+}
+
 /// Runs tests, and gives what they say that they have skipped.
-fn run_tests(command: &mut Command) -> Result<Vec<String>> {
+pub(crate) fn run_tests(command: &mut Command) -> Result<Vec<String>> {
     let mut skipped = shell::run_for_lines(command, muster_test_skip::PREFIX)?;
     skipped.sort();
     Ok(skipped)
