@@ -31,6 +31,8 @@ struct Raw {
     stream: String,
     #[serde(default)]
     seq: u64,
+    #[serde(default)]
+    duplicate: bool,
     error: Option<RawError>,
 }
 
@@ -67,11 +69,26 @@ impl Answer {
     }
 }
 
-/// How far the broker's stream goes, from an answer to `STREAM.INFO`: `Some(0)` when there is no such stream, nothing when
-/// the broker does not say.
-pub(crate) fn last_sequence(no_responders: bool, payload: &[u8]) -> Option<u64> {
+/// Whether an acknowledgement is of an event that the stream had already, and tells its place from then.
+pub(crate) fn is_duplicate(payload: &[u8]) -> bool {
+    serde_json::from_slice::<Raw>(payload).is_ok_and(|raw| raw.duplicate)
+}
+
+/// What the broker says of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// The last sequence in it; 0 when there is no such stream.
+    pub(crate) last: u64,
+    /// When it was made, in the broker's words; empty when there is no such stream.
+    pub(crate) created: String,
+}
+
+/// How far the broker's stream goes, from an answer to `STREAM.INFO`; nothing when the broker does not say.
+pub(crate) fn extent(no_responders: bool, payload: &[u8]) -> Option<Extent> {
     #[derive(Deserialize)]
     struct Info {
+        #[serde(default)]
+        created: String,
         state: Option<State>,
         error: Option<Error>,
     }
@@ -88,8 +105,11 @@ pub(crate) fn last_sequence(no_responders: bool, payload: &[u8]) -> Option<u64> 
     }
     let info: Info = serde_json::from_slice(payload).ok()?;
     match (info.state, info.error) {
-        (Some(state), _) => Some(state.last_seq),
-        (None, Some(Error { code: 404 })) => Some(0),
+        (Some(state), _) => Some(Extent {
+            last: state.last_seq,
+            created: info.created,
+        }),
+        (None, Some(Error { code: 404 })) => Some(Extent::default()),
         _ => None,
     }
 }
@@ -125,6 +145,8 @@ mod tests {
                 sequence: 7
             }
         );
+        assert!(is_duplicate(br#"{"stream":"MUSTER_STATE","seq":7,"duplicate":true}"#));
+        assert!(!is_duplicate(br#"{"stream":"MUSTER_STATE","seq":7}"#));
         assert_eq!(Answer::read(true, b""), Answer::Nobody);
         let refused = Answer::read(
             false,
@@ -144,18 +166,21 @@ mod tests {
     #[test]
     fn missing_stream_and_missing_right_to_ask_are_different() {
         assert_eq!(
-            last_sequence(false, br#"{"state":{"messages":1,"last_seq":9}}"#),
-            Some(9)
+            extent(
+                false,
+                br#"{"created":"2026-05-01T00:00:00Z","state":{"messages":1,"last_seq":9}}"#
+            ),
+            Some(Extent {
+                last: 9,
+                created: "2026-05-01T00:00:00Z".to_owned()
+            })
         );
         assert_eq!(
-            last_sequence(false, br#"{"error":{"code":404,"err_code":10059}}"#),
-            Some(0)
+            extent(false, br#"{"error":{"code":404,"err_code":10059}}"#),
+            Some(Extent::default())
         );
-        assert_eq!(
-            last_sequence(false, br#"{"error":{"code":503,"err_code":10008}}"#),
-            None
-        );
-        assert_eq!(last_sequence(true, b""), None);
+        assert_eq!(extent(false, br#"{"error":{"code":503,"err_code":10008}}"#), None);
+        assert_eq!(extent(true, b""), None);
         assert_eq!(has_stream(false, br#"{"total":0,"streams":null}"#), Some(false));
         assert_eq!(has_stream(false, br#"{"total":1,"streams":["A"]}"#), Some(true));
         assert_eq!(has_stream(false, br#"{"error":{"code":503}}"#), None);

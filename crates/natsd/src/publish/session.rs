@@ -4,6 +4,7 @@
 //! go with them. So nothing waits for a single answer, a late one still counts, and the broker's "nobody takes this"
 //! comes at once.
 
+mod how_far;
 mod send;
 mod settle;
 mod way;
@@ -20,7 +21,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::way::Way;
+use self::{how_far::HowFar, way::Way};
 use super::{
     Publisher,
     connection::{INBOX_PREFIX, News},
@@ -78,8 +79,7 @@ pub(super) struct Session<'a> {
     lanes: Vec<Lane>,
     /// What was read from the index and not yet sent, a queue for each lane.
     ahead: Vec<VecDeque<Place>>,
-    /// Lanes that send nothing until the broker has said how far its stream goes.
-    asked: Vec<Option<Instant>>,
+    how_far: Vec<HowFar>,
     deadlines: VecDeque<Deadline>,
     attempts: u64,
     ways: HashMap<Kind, Way>,
@@ -126,7 +126,7 @@ impl<'a> Session<'a> {
             answers,
             lanes: TURNS.iter().map(|(stream, _)| Lane::new(*stream)).collect(),
             ahead: TURNS.iter().map(|_| VecDeque::new()).collect(),
-            asked: TURNS.iter().map(|_| None).collect(),
+            how_far: TURNS.iter().map(|_| HowFar::at_first()).collect(),
             deadlines: VecDeque::new(),
             attempts: 0,
             ways: HashMap::new(),
@@ -146,8 +146,9 @@ impl<'a> Session<'a> {
         loop {
             // What is committed from here on wakes the wait below.
             committed.mark_unchanged();
+            let asked = self.ask_how_far().await;
             let sent = self.send_what_may_go().await;
-            if let Err(why) = sent.and(self.prove().await).and(self.write_kv().await) {
+            if let Err(why) = asked.and(sent).and(self.prove().await).and(self.write_kv().await) {
                 return End::Lost(why);
             }
             let wait = self.next_instant();
@@ -178,7 +179,7 @@ impl<'a> Session<'a> {
     fn next_instant(&self) -> Instant {
         let now = Instant::now();
         let resumes = self.lanes.iter().filter_map(Lane::resume_at);
-        let asked = self.asked.iter().flatten().copied();
+        let asked = self.how_far.iter().filter_map(|how_far| how_far.asked);
         let asking = self.ways.values().filter_map(|way| match way {
             Way::Asking(until) => Some(*until),
             _ => None,
@@ -197,21 +198,6 @@ impl<'a> Session<'a> {
             .chain([now + Duration::from_secs(1)])
             .min()
             .unwrap_or(now)
-    }
-
-    /// The broker may have lost what it had acknowledged: an acknowledgement is no promise that it survives a power cut.
-    async fn ask_how_far(&mut self) -> Result<(), String> {
-        for (place, (stream, _)) in TURNS.iter().enumerate() {
-            let kept = self.publisher.shared.spool().kept(*stream).cloned();
-            if let Some(kept) = kept {
-                let reply = format!("{}.i.{place}", self.inbox);
-                let subject = format!("$JS.API.STREAM.INFO.{}", kept.name);
-                self.hand_over(self.client.publish_with_reply(subject, reply, "".into()))
-                    .await?;
-                self.asked[place] = Some(Instant::now() + ASK);
-            }
-        }
-        Ok(())
     }
 
     /// The client only queues; when it takes nothing, the connection is as good as lost.
@@ -235,10 +221,9 @@ impl<'a> Session<'a> {
                 self.fail(deadline.lane, deadline.seq, "the broker does not acknowledge in time");
             }
         }
-        for asked in &mut self.asked {
-            if asked.is_some_and(|until| until <= now) {
-                // It does not say; then nothing can be compared.
-                *asked = None;
+        for lane in 0..self.how_far.len() {
+            if self.how_far[lane].asked.is_some_and(|until| until <= now) {
+                self.settle_how_far(lane, None);
             }
         }
         let patience = self.publisher.nats.publish.ack_timeout;
@@ -275,7 +260,9 @@ impl<'a> Session<'a> {
             return;
         }
         if text.contains("$JS.API.STREAM.INFO") {
-            self.asked.iter_mut().for_each(|asked| *asked = None);
+            for lane in 0..self.how_far.len() {
+                self.settle_how_far(lane, None);
+            }
         }
         if text.contains(&self.publisher.nats.subject_prefix) {
             self.unproved(&text);

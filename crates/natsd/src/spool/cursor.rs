@@ -31,6 +31,10 @@ pub(crate) struct Kept {
     pub(crate) name: String,
     /// The highest sequence that it acknowledged.
     pub(crate) sequence: u64,
+    /// When the broker says that it made the stream, in its words; empty while it has not said. One of this name that was
+    /// made later holds nothing of what this one had.
+    #[serde(default)]
+    pub(crate) created: String,
 }
 
 /// The file.

@@ -31,9 +31,20 @@ impl Spool {
         match self.kept.get_mut(&stream) {
             Some(kept) if kept.name == name => kept.sequence = kept.sequence.max(sequence),
             _ => {
-                let name = name.to_owned();
-                self.kept.insert(stream, Kept { name, sequence });
+                let kept = Kept {
+                    name: name.to_owned(),
+                    sequence,
+                    created: String::new(),
+                };
+                self.kept.insert(stream, kept);
             }
+        }
+    }
+
+    /// The broker has said when it made the stream that keeps these events; empty where there is none now.
+    pub(crate) fn note_created(&mut self, stream: Stream, created: &str) {
+        if let Some(kept) = self.kept.get_mut(&stream) {
+            kept.created = created.to_owned();
         }
     }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod audit;
 mod damage;
+mod delivery;
 mod faults;
 mod findings;
 mod hostile;

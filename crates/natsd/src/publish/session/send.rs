@@ -43,7 +43,7 @@ impl Session<'_> {
     /// Sends the next event of a lane. Whether there was one that might go.
     pub(super) async fn send_next(&mut self, lane: usize) -> Result<bool, String> {
         let (stream, now) = (self.lanes[lane].stream, Instant::now());
-        if self.asked[lane].is_some() {
+        if self.how_far[lane].asked.is_some() {
             return Ok(false);
         }
         let Some(behind) = self.lanes[lane].look_behind(self.window, now) else {

@@ -44,7 +44,9 @@ impl Session<'_> {
             (Some("a"), Some(lane), Some(seq)) => {
                 let lane = usize::try_from(lane).unwrap_or(usize::MAX);
                 if lane < self.lanes.len() {
-                    self.settle_event(lane, seq, Answer::read(nobody, &message.payload));
+                    let answer = Answer::read(nobody, &message.payload);
+                    self.watch(lane, &answer, &message.payload);
+                    self.settle_event(lane, seq, answer);
                 }
             }
             (Some("p"), Some(attempt), None) if self.round_trip.is_some_and(|(asked, _)| asked == attempt) => {
@@ -57,7 +59,7 @@ impl Session<'_> {
             (Some("i"), Some(lane), None) => {
                 let lane = usize::try_from(lane).unwrap_or(usize::MAX);
                 if lane < self.lanes.len() {
-                    self.settle_how_far(lane, answer::last_sequence(nobody, &message.payload));
+                    self.settle_how_far(lane, answer::extent(nobody, &message.payload).as_ref());
                 }
             }
             (Some("k"), Some(id), None) => {
@@ -100,36 +102,6 @@ impl Session<'_> {
             refused if refused.is_hopeless() => self.give_up(lane, seq, "larger than the stream takes"),
             Answer::Refused { code, why } => self.fail(lane, seq, &format!("{why} ({code})")),
         }
-    }
-
-    pub(super) fn settle_how_far(&mut self, lane: usize, last: Option<u64>) {
-        self.asked[lane] = None;
-        let stream = self.lanes[lane].stream;
-        let Some((last, kept)) = last.zip(self.publisher.shared.spool().kept(stream).cloned()) else {
-            return;
-        };
-        if last >= kept.sequence {
-            return;
-        }
-        let rewound = self.publisher.shared.spool().rewind(stream, last);
-        let again = rewound.unwrap_or_else(|error| {
-            tracing::error!(error = chain(&error), "cannot read the spool again");
-            0
-        });
-        tracing::error!(
-            stream = kept.name,
-            acknowledged = kept.sequence,
-            last,
-            again,
-            "the broker has lost events that it had acknowledged; what the spool still has is sent again"
-        );
-        self.publisher.counters.events_rewound_total.add(again);
-        self.publisher.shared.note(
-            "broker_lost_events",
-            json!({"stream": kept.name, "acknowledged": kept.sequence, "last": last, "sent_again": again}),
-        );
-        self.ahead[lane].clear();
-        self.lanes[lane].rewind();
     }
 
     pub(super) fn done(&mut self, lane: usize, seq: u64) {
