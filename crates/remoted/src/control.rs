@@ -266,6 +266,12 @@ impl Handler for Control {
     async fn handle(&self, request: Request, _: Peer) -> Answer {
         let now = self.window.now();
         let answer = match request {
+            Request::Heard { within_ms, after } => {
+                let within = Duration::from_millis(within_ms);
+                let (agents, next) = self.window.roster().heard(now, within, after.as_ref());
+                // No status is in it, so nothing has to be on the disk.
+                return Response::Heard { agents, next }.into();
+            }
             Request::Agents { after, limit } => {
                 let limit = limit.clamp(1, MAX_PAGE) as usize;
                 let (agents, more) = self.window.roster().page(now, after.as_ref(), limit);

@@ -14,6 +14,7 @@ pub mod agent;
 mod change;
 pub mod conflict;
 pub mod guard;
+mod heard;
 pub mod level;
 pub mod maintenance;
 mod news;

@@ -87,6 +87,13 @@ pub enum Request {
     },
     /// natsd: the keys that events are signed with. Answer: [`Response::NatsKeys`] or [`Response::Failed`].
     NatsKeys,
+    /// remoted: when each agent was heard last, of those that were heard of late. Answer: [`Response::Heard`].
+    Heard {
+        /// How late, in milliseconds before now.
+        within_ms: u64,
+        /// Where the last page ended.
+        after: Option<AgentId>,
+    },
 }
 
 /// The most agents of one [`Request::SetGroups`].
@@ -115,6 +122,7 @@ impl Request {
             self,
             Self::Status
                 | Self::NatsKeys
+                | Self::Heard { .. }
                 | Self::Agents { .. }
                 | Self::Agent(_)
                 | Self::Liveness(_)
@@ -171,6 +179,24 @@ pub enum Response {
     Maintenance(Vec<MaintenanceWindow>),
     /// Signing keys, oldest first.
     NatsKeys(Vec<SigningKey>),
+    /// Agents in the order of their numbers, those left out that were silent.
+    Heard {
+        /// This page; it may be empty although another follows.
+        agents: Vec<Heard>,
+        /// The agent behind which the next page begins; `None` on the last one.
+        next: Option<AgentId>,
+    },
+}
+
+/// When an agent was heard last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// Who.
+    pub id: AgentId,
+    /// Unix seconds of its last valid message.
+    pub at: u64,
+    /// Seconds that count as one interval of its: there is no need to look at it more often.
+    pub interval: u64,
 }
 
 /// A signing key, as natsd knows it.

@@ -8,7 +8,7 @@ use muster_proto::{
 use super::{
     Actions, Roster, Times,
     agent::Flapping,
-    level::{Change, level},
+    level::{CRITICAL, Change, level},
 };
 use crate::{
     events::{self, StatusChange},
@@ -94,8 +94,9 @@ impl Roster {
             escalations: 0,
         });
         if agent.level >= HIGH_ALERT_THRESHOLD {
-            // Also when it does not flap yet: the first alert of a flapping agent is the one before it did.
-            let alert = agent.may_alert(at_ms);
+            // Also when it does not flap yet: the first alert of a flapping agent is the one before it did. What is
+            // critical is always one: else whoever makes an agent flap first could hide it.
+            let alert = agent.may_alert(at_ms) || agent.level >= CRITICAL;
             flapping = flapping.map(|flapping| Flapping { alert, ..flapping });
         }
         let change = StatusChange {

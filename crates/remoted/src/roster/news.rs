@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     edge::talkers::Overload,
-    events,
+    events::{self, StatusChange},
     monitor::{self, Absence},
     slot::{AgentSlot, Ending, Millis, Protocol, Said, StartupOutcome},
 };
@@ -179,12 +179,20 @@ impl Roster {
             kept = conflict.kept.as_str(),
             "agent key is used from two places: enroll one of them again under a name of its own"
         );
-        out.events.push(events::key_conflict(
-            agent,
-            conflict,
-            now.wall_of(at),
-            &self.settings.node,
-        ));
+        let at_ms = now.wall_of(at);
+        out.events
+            .push(events::key_conflict(agent, conflict, at_ms, &self.settings.node));
+        // What has both addresses is for those who follow connections; those who follow statuses and alerts hear of it too.
+        let notice = StatusChange {
+            from: agent.status,
+            to: agent.status,
+            reason: Reason::KeyConflict,
+            missed: agent.missed,
+            level: level::CRITICAL,
+            flapping: None,
+            at_ms,
+        };
+        out.events.push(events::status_change(agent, &notice));
     }
 
     pub(super) fn on_answer(&mut self, place: u32, counter: &str, body: &[u8], out: &mut Actions) {

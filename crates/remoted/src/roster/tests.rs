@@ -2,6 +2,7 @@
 //! told to say.
 
 mod absence;
+mod alerts;
 mod anything;
 mod life;
 mod maintenance;

@@ -221,3 +221,48 @@ fn slow_agent_that_stops_answering_is_given_up_once_and_not_for_ever() {
         ]
     );
 }
+
+#[test]
+fn those_that_were_heard_of_late_are_told_with_their_own_times_and_nobody_else() {
+    let mut stage = Stage::with_agents(settings(), &["001", "002", "003"]);
+    stage.keepalive("001", WAZUH);
+    let first = stage.now.wall_ms / 1000;
+    stage.wait(s(100));
+    stage.keepalive("002", WAZUH);
+    stage.wait(s(50));
+    assert_eq!(stage.sent.len(), 2, "we send all the while: {:?}", stage.sent);
+    let heard = |stage: &Stage, within: Duration| {
+        let (agents, next) = stage.roster.heard(stage.now, within, None);
+        assert_eq!(next, None);
+        let told = agents
+            .iter()
+            .map(|heard| (heard.id.to_string(), heard.at - first, heard.interval));
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(heard(&stage, s(49)), []);
+    assert_eq!(heard(&stage, s(51)), [("002".to_owned(), 100, 60)]);
+    assert_eq!(
+        heard(&stage, s(151)),
+        [("001".to_owned(), 0, 60), ("002".to_owned(), 100, 60)]
+    );
+    let (behind, _) = stage.roster.heard(stage.now, s(151), Some(&AgentId::new("001")));
+    assert_eq!(behind.len(), 1);
+}
+
+#[test]
+fn fleet_is_told_in_pages_that_leave_nobody_out() {
+    let ids: Vec<String> = (1..=4001).map(|number| format!("{number:03}")).collect();
+    let mut stage = Stage::new(quiet());
+    stage.enroll(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+    stage.keepalive("001", WAZUH);
+    stage.keepalive("3999", WAZUH);
+    stage.keepalive("4001", WAZUH);
+    let (mut after, mut told) = (None, Vec::new());
+    for page in 0..3 {
+        let (agents, next) = stage.roster.heard(stage.now, s(1), after.as_ref());
+        told.extend(agents.into_iter().map(|heard| heard.id.to_string()));
+        assert_eq!(next.is_none(), page == 2);
+        after = next;
+    }
+    assert_eq!(told, ["001", "3999", "4001"]);
+}
