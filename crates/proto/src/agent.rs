@@ -138,6 +138,8 @@ pub enum Reason {
     VersionRefused,
     /// So many agents went silent at once that the manager is the likely cause.
     MassExpiry,
+    /// It went to another manager of the same fleet. In lists only: the other one tells of it.
+    Moved,
 }
 
 impl Reason {
@@ -158,12 +160,13 @@ impl Reason {
             Self::StuckPending => "stuck_pending",
             Self::VersionRefused => "version_refused",
             Self::MassExpiry => "mass_expiry",
+            Self::Moved => "moved",
         }
     }
 
     /// The reason of a word, as a store gives it back.
     pub fn from_word(word: &str) -> Option<Self> {
-        const ALL: [Reason; 14] = [
+        const ALL: [Reason; 15] = [
             Reason::Startup,
             Reason::Reconnected,
             Reason::KeepaliveTimeout,
@@ -178,6 +181,7 @@ impl Reason {
             Reason::StuckPending,
             Reason::VersionRefused,
             Reason::MassExpiry,
+            Reason::Moved,
         ];
         ALL.into_iter().find(|reason| reason.as_str() == word)
     }

@@ -141,6 +141,20 @@ impl Control {
         Response::Maintenance(changed)
     }
 
+    /// Another manager has the agent: its connection here ends.
+    fn let_go(&self, id: &str, since_ms: u64) -> Response {
+        match self.window.roster().let_go(self.window.now(), id, since_ms) {
+            Ok(slot) => {
+                // While we are being stopped it ends anyhow.
+                if let Ok(edge) = self.edge.try_lock() {
+                    edge.close(&slot);
+                }
+                Response::Done(format!("agent {id} was let go"))
+            }
+            Err(why) => Response::Failed(why),
+        }
+    }
+
     /// authd has written the keys, or groups have changed.
     async fn files_changed(&self) -> Option<bool> {
         self.shared.look_now();
@@ -282,6 +296,7 @@ impl Handler for Control {
                 Response::Agents { agents, more: false }
             }
             Request::Liveness(id) => Response::Liveness(self.window.roster().liveness(id.as_str())),
+            Request::LetGo { agent, since_ms } => self.let_go(agent.as_str(), since_ms),
             Request::ResetCounter(id) => match self.edge.try_lock().map(|edge| edge.reset_counter(id.as_str())) {
                 Ok(true) => Response::Done(format!("the counters of agent {id} begin anew")),
                 Ok(false) => Response::Failed(format!("there is no agent {id}")),

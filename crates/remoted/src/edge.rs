@@ -312,6 +312,13 @@ impl Edge {
         slot.is_some()
     }
 
+    /// Closes an agent's connection, if it has one.
+    pub fn close(&self, slot: &AgentSlot) {
+        if let Some(connection) = slot.owner() {
+            self.courier.close(connection);
+        }
+    }
+
     /// Where we listen.
     pub fn listening(&self) -> &[Listening] {
         &self.listening

@@ -18,6 +18,7 @@ mod heard;
 pub mod level;
 pub mod maintenance;
 mod news;
+mod parting;
 pub mod pulse;
 mod restore;
 mod table;
@@ -177,6 +178,8 @@ muster_service::counters! {
         stalls_total,
         /// Times that many agents timed out at once.
         mass_expiries_total,
+        /// Agents that were let go, since another manager has them.
+        agents_let_go_total,
     }
 }
 

@@ -38,6 +38,9 @@ pub const KEY_ID: &str = "Muster-Kid";
 pub const SIGNATURE: &str = "Muster-Sig";
 /// How the body is sealed, by whom and for whom.
 pub const SEALED: &str = "Muster-Enc";
+/// Where several managers share a fleet: the revision by which this one has the agent, or `unconfirmed`. Advisory: not
+/// signed.
+pub const OWNER: &str = "Muster-Owner";
 /// W3C trace context.
 pub const TRACE: &str = "traceparent";
 
@@ -55,7 +58,7 @@ pub const SEALED_TYPE: &str = "application/x-nats-xkv1";
 /// The only algorithm of signatures.
 pub const ED25519: &str = "ed25519";
 
-const ALL: [&str; 20] = [
+const ALL: [&str; 21] = [
     MSG_ID,
     EXPECTED_STREAM,
     CONTENT_TYPE,
@@ -75,6 +78,7 @@ const ALL: [&str; 20] = [
     KEY_ID,
     SIGNATURE,
     SEALED,
+    OWNER,
     TRACE,
 ];
 

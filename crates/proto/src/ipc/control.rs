@@ -94,6 +94,14 @@ pub enum Request {
         /// Where the last page ended.
         after: Option<AgentId>,
     },
+    /// remoted: another manager has this agent now; close its connection, and keep its key. Answer: [`Response::Done`], or
+    /// [`Response::Failed`] when it is not here, or came back meanwhile.
+    LetGo {
+        /// Which one.
+        agent: AgentId,
+        /// Since when it was active here, in Unix milliseconds: if it came later than that, it stays.
+        since_ms: u64,
+    },
 }
 
 /// The most agents of one [`Request::SetGroups`].
@@ -116,13 +124,16 @@ impl Request {
     /// Whether any peer that may open the socket may ask this; the others are for root and the daemon's own user.
     /// A new request changes things until it is listed here. `KeysChanged` only makes remoted look earlier at a file
     /// that it watches anyway, and comes from authd, which has another user. Groups for agents that have none are asked
-    /// for by remoted, again another user, and take nothing away from anybody.
+    /// for by remoted, again another user, and take nothing away from anybody. An agent that is let go comes back at once if
+    /// it has nowhere else to go; natsd, which asks for it, may have another user, and whoever may open the socket may also
+    /// tell agents to reconnect.
     pub fn only_reads(&self) -> bool {
         matches!(
             self,
             Self::Status
                 | Self::NatsKeys
                 | Self::Heard { .. }
+                | Self::LetGo { .. }
                 | Self::Agents { .. }
                 | Self::Agent(_)
                 | Self::Liveness(_)

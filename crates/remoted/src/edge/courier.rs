@@ -88,6 +88,12 @@ impl WorkerCourier {
         )
     }
 
+    /// Closes a connection. Full: it stays, and what comes over it brings its agent back.
+    pub(crate) fn close(&self, connection: ConnectionId) {
+        // Stopped: it is closed in any case.
+        let _ = self.command(connection.worker(), Command::Close(connection));
+    }
+
     fn command(&self, worker: usize, command: Command) -> Result<(), SendError> {
         let worker = self.common.workers.get(worker).ok_or(SendError::NoRoute)?;
         worker.try_send(command).map_err(|error| match error {

@@ -73,6 +73,7 @@ mod tests {
             (Reason::Startup, LOW),
             (Reason::KeyRemoved, LOW),
             (Reason::VersionRefused, LOW),
+            (Reason::Moved, LOW),
         ] {
             assert_eq!(level(&Change { reason, ..TIMEOUT }), expected, "{reason}");
         }

@@ -6,6 +6,7 @@ mod alerts;
 mod anything;
 mod life;
 mod maintenance;
+mod parting;
 mod restart;
 mod sending;
 mod silence;
