@@ -1,7 +1,9 @@
 //! Asks remoted for all agents, for the key-value bucket: after a start nothing else tells of those that nothing
-//! happens to, and no event has their versions and systems.
+//! happens to, and no event has their versions and systems. In between it is asked who was heard meanwhile, which costs
+//! as much as there were.
 
 use std::{
+    ops::RangeInclusive,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,6 +26,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(5);
 /// How often it is asked for what no event tells.
 const INTERVAL: Duration = Duration::from_secs(600);
+/// How often at most and at least it is asked who was heard; in between it is the shortest interval of any agent.
+const HEARD_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
+/// Who was heard so long before the last question is asked for again: it may have been looked at before.
+const OVERLAP: Duration = Duration::from_secs(2);
 /// New agents that are asked for at a time.
 const MAX_NEW: usize = 1000;
 /// Agents of a page. remoted sends no more.
@@ -31,14 +37,26 @@ const PAGE: u32 = 200;
 /// Pages of one census; more agents than the bucket takes.
 const MAX_PAGES: usize = 5000;
 
+/// How far we know who was heard.
+struct Ear {
+    /// Whoever was heard before is known.
+    since: Instant,
+    /// The shortest interval of those that were heard.
+    interval: Duration,
+}
+
 /// Asks for all at once and then now and then, and for those that have come meanwhile soon, until it is told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut due = Instant::now();
+    let mut ear = Ear {
+        since: due,
+        interval: *HEARD_INTERVAL.end(),
+    };
     loop {
         let all = due <= Instant::now();
         let asked = tokio::select! {
             () = stop.cancelled() => return,
-            asked = async { if all { ask(&shared).await } else { ask_for_new(&shared).await } } => asked,
+            asked = async { if all { ask(&shared).await } else { ask_for_news(&shared, &mut ear).await } } => asked,
         };
         match asked {
             Ok(count) if all => {
@@ -58,6 +76,44 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             return;
         }
     }
+}
+
+async fn ask_for_news(shared: &Shared, ear: &mut Ear) -> Result<usize, ClientError> {
+    if ear.since.elapsed() >= ear.interval {
+        ask_for_heard(shared, ear).await?;
+    }
+    ask_for_new(shared).await
+}
+
+/// Asks who was heard since this was last asked. Whoever writes the bucket looks by itself for what is due.
+async fn ask_for_heard(shared: &Shared, ear: &mut Ear) -> Result<(), ClientError> {
+    let begun = Instant::now();
+    let mut client = connect().await?;
+    let (mut after, mut interval) = (None, *HEARD_INTERVAL.end());
+    for _ in 0..MAX_PAGES {
+        let within = ear.since.elapsed() + OVERLAP;
+        let request = Request::Heard {
+            within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+            after,
+        };
+        let Response::Heard { agents, next } = client.ask(&request).await? else {
+            break;
+        };
+        let shortest = agents.iter().map(|heard| Duration::from_secs(heard.interval)).min();
+        interval = shortest.map_or(interval, |shortest| interval.min(shortest));
+        if let Some(mut roll) = shared.roll() {
+            agents.iter().for_each(|heard| roll.hear(heard));
+        }
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    *ear = Ear {
+        since: begun,
+        interval: interval.clamp(*HEARD_INTERVAL.start(), *HEARD_INTERVAL.end()),
+    };
+    Ok(())
 }
 
 async fn ask_for_new(shared: &Shared) -> Result<usize, ClientError> {

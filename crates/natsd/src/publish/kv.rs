@@ -1,17 +1,18 @@
 //! The latest state of each agent, mirrored into a key-value bucket: `agents`, keyed by agent id.
 //!
-//! State, not history: what changed many times before it could be written is written once. The keys are written with
-//! plain publishes, as the bucket is a stream like any other.
+//! State, not history: what changed many times before it could be written is written once, and that an agent was heard
+//! again is written once in its interval. The keys are written with plain publishes, as the bucket is a stream like any
+//! other. Times of the queue are milliseconds of a clock that never steps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
 };
 
 use muster_proto::{
     agent::AgentStatus,
     event::{Event, Kind, subject::token},
-    ipc::control::{AgentInfo, OsInfo},
+    ipc::control::{AgentInfo, Heard, OsInfo},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -22,8 +23,10 @@ use super::answer::Answer;
 const MAX_UNDER_WAY: usize = 64;
 /// Agents that are remembered. Beyond it the bucket lacks agents; a manager has no more.
 const MAX_AGENTS: usize = 200_000;
-/// The last keepalive alone is written at most this often.
-const KEEPALIVE_INTERVAL_MS: u64 = 60 * 1000;
+/// That an agent was heard again is written at most this often, until remoted has said what its interval is.
+const USUAL_INTERVAL_MS: u64 = 60 * 1000;
+/// And at most this often whatever its interval is.
+const SHORTEST_INTERVAL_MS: u64 = 1000;
 /// A write that is not answered by then counts as lost.
 const ANSWER_MS: u64 = 10 * 1000;
 /// The status of an agent that authd knows no more.
@@ -36,7 +39,7 @@ pub(crate) struct Entry {
     agent_name: String,
     ip_address: String,
     status: String,
-    /// Unix seconds.
+    /// Unix seconds of the last valid message from the agent itself, whatever it was; 0 = never.
     last_keepalive: u64,
     manager_node: String,
     epoch: u64,
@@ -51,19 +54,39 @@ pub(crate) struct Entry {
     since: u64,
 }
 
-/// All agents, as far as events have told of them.
+/// An agent, and when it is written.
+#[derive(Debug)]
+struct Row {
+    entry: Entry,
+    interval_ms: u64,
+    /// When it was written last.
+    written_ms: u64,
+    /// When it is due, if nothing but the time it was heard at is newer than what was written.
+    due_ms: Option<u64>,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        Self {
+            entry: Entry::default(),
+            interval_ms: USUAL_INTERVAL_MS,
+            written_ms: 0,
+            due_ms: None,
+        }
+    }
+}
+
+/// All agents, as far as events and remoted have told of them.
 #[derive(Debug)]
 pub(crate) struct Roll {
     node: String,
     epoch: u64,
-    agents: BTreeMap<String, Entry>,
+    agents: BTreeMap<String, Row>,
     /// Must be written.
     dirty: BTreeSet<String>,
-    /// When each was written.
-    written_ms: HashMap<String, u64>,
-    /// Only the last keepalive is newer.
-    aged: BTreeSet<String>,
-    /// Came to be active: remoted is asked for what no event tells of them.
+    /// Only the time they were heard at is newer: when each is due.
+    aged: BTreeSet<(u64, String)>,
+    /// Came to be active, or were heard and are not known: remoted is asked for what no event tells of them.
     curious: BTreeSet<String>,
 }
 
@@ -74,7 +97,6 @@ impl Roll {
             epoch,
             agents: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            written_ms: HashMap::new(),
             aged: BTreeSet::new(),
             curious: BTreeSet::new(),
         }
@@ -82,10 +104,9 @@ impl Roll {
 
     /// Takes an event in.
     pub(crate) fn note(&mut self, event: &Event, seq: u64) {
-        let (member, transition) = match event.kind {
-            Kind::StatusChange => ("status_change", true),
-            Kind::Enrolled | Kind::Removed | Kind::Renamed | Kind::KeyRotated => ("enrollment", true),
-            Kind::Keepalive => ("event", false),
+        let member = match event.kind {
+            Kind::StatusChange => "status_change",
+            Kind::Enrolled | Kind::Removed | Kind::Renamed | Kind::KeyRotated => "enrollment",
             _ => return,
         };
         let Ok(body) = serde_json::from_slice::<Value>(&event.body) else {
@@ -97,7 +118,7 @@ impl Roll {
         }
         let told = &body[member];
         let time = told["timestamp"].as_u64().unwrap_or(0);
-        let entry = self.agents.entry(id.clone()).or_default();
+        let entry = &mut self.agents.entry(id.clone()).or_default().entry;
         // authd's events and remoted's come in no common order: an agent may have been heard before it is told to be
         // enrolled, and may lose its connection after it was removed.
         let late = match event.kind {
@@ -118,13 +139,18 @@ impl Roll {
             Kind::StatusChange => {
                 let status = told["current_status"].as_u64().and_then(|code| u8::try_from(code).ok());
                 let status = status.and_then(AgentStatus::from_code);
-                if status == Some(AgentStatus::Active) {
+                // A notice repeats the status.
+                let is_new = told["previous_status"] != told["current_status"];
+                if is_new && status == Some(AgentStatus::Active) {
                     self.curious.insert(id.clone());
+                    // Nothing but a message of its own makes an agent active.
+                    entry.last_keepalive = time;
                 }
                 entry.status = status.map_or_else(String::new, |status| status.to_string());
-                entry.since = time;
+                if is_new || entry.since == 0 {
+                    entry.since = time;
+                }
             }
-            Kind::Keepalive => entry.last_keepalive = time,
             Kind::Removed => {
                 REMOVED.clone_into(&mut entry.status);
                 entry.since = time;
@@ -138,10 +164,33 @@ impl Roll {
                 }
             }
         }
-        if transition {
-            self.dirty.insert(id.clone());
-        } else {
-            self.aged.insert(id.clone());
+        self.dirty.insert(id.clone());
+    }
+
+    /// Takes in when remoted heard an agent.
+    pub(crate) fn hear(&mut self, heard: &Heard) {
+        let id = heard.id.as_str();
+        let Some(row) = self.agents.get_mut(id) else {
+            if self.agents.len() < MAX_AGENTS {
+                self.curious.insert(id.to_owned());
+            }
+            return;
+        };
+        row.interval_ms = heard.interval.saturating_mul(1000).max(SHORTEST_INTERVAL_MS);
+        if row.entry.last_keepalive != heard.at {
+            row.entry.last_keepalive = heard.at;
+            self.age(id);
+        }
+    }
+
+    /// Lets it be written when its interval has passed since it last was.
+    fn age(&mut self, id: &str) {
+        if let Some(row) = self.agents.get_mut(id)
+            && row.due_ms.is_none()
+        {
+            let due = row.written_ms.saturating_add(row.interval_ms);
+            row.due_ms = Some(due);
+            self.aged.insert((due, id.to_owned()));
         }
     }
 
@@ -151,7 +200,7 @@ impl Roll {
         if !self.agents.contains_key(id) && self.agents.len() >= MAX_AGENTS {
             return;
         }
-        let entry = self.agents.entry(id.to_owned()).or_default();
+        let entry = &mut self.agents.entry(id.to_owned()).or_default().entry;
         let before = entry.clone();
         id.clone_into(&mut entry.agent_id);
         entry.agent_name.clone_from(&info.name);
@@ -167,15 +216,19 @@ impl Roll {
         entry.os.clone_from(&info.os);
         entry.config_sum.clone_from(&info.config_sum);
         entry.merged_sum.clone_from(&info.merged_sum);
-        entry.last_keepalive = entry.last_keepalive.max(info.last_keepalive.unwrap_or(0));
         // An event that came meanwhile may know better.
         let since = info.since.unwrap_or(0);
         if entry.status.is_empty() || since >= entry.since {
             entry.status = info.status.to_string();
             entry.since = since;
         }
-        if *entry != before {
+        let changed = *entry != before;
+        let heard = info.last_heard.unwrap_or(0);
+        let heard_again = std::mem::replace(&mut entry.last_keepalive, heard) != heard;
+        if changed {
             self.dirty.insert(id.to_owned());
+        } else if heard_again {
+            self.age(id);
         }
     }
 
@@ -192,17 +245,16 @@ impl Roll {
 
     /// The next agent to write.
     fn next(&mut self, now_ms: u64) -> Option<(String, Vec<u8>)> {
-        let due = |id: &&String| {
-            let written = self.written_ms.get(*id).copied().unwrap_or(0);
-            now_ms.saturating_sub(written) >= KEEPALIVE_INTERVAL_MS
-        };
         let id = match self.dirty.pop_first() {
             Some(id) => id,
-            None => self.aged.iter().find(due)?.clone(),
+            None => self.aged.first().filter(|(due, _)| *due <= now_ms)?.1.clone(),
         };
-        self.aged.remove(&id);
-        self.written_ms.insert(id.clone(), now_ms);
-        let value = serde_json::to_vec(self.agents.get(&id)?).ok()?;
+        let row = self.agents.get_mut(&id)?;
+        row.written_ms = now_ms;
+        let value = serde_json::to_vec(&row.entry).ok()?;
+        if let Some(due) = row.due_ms.take() {
+            self.aged.remove(&(due, id.clone()));
+        }
         Some((id, value))
     }
 }
@@ -247,7 +299,7 @@ impl Writer {
             && now_ms.saturating_sub(oldest.get().1) > ANSWER_MS
         {
             let (id, _) = oldest.remove();
-            roll.aged.insert(id);
+            roll.age(&id);
         }
         if self.under_way.len() >= MAX_UNDER_WAY {
             return None;
@@ -277,7 +329,9 @@ impl Writer {
         }
         self.missing |= *answer == Answer::Nobody;
         // It is tried again after a while.
-        roll.aged.extend(id);
+        if let Some(id) = id {
+            roll.age(&id);
+        }
         false
     }
 }
@@ -286,7 +340,7 @@ impl Writer {
 mod tests {
     use muster_proto::{
         agent::{AgentId, Reason},
-        event::body::{Enrollment, Keepalive, KeepaliveType, StatusChange},
+        event::body::{Enrollment, StatusChange},
     };
 
     use super::*;
@@ -295,7 +349,10 @@ mod tests {
         StatusChange {
             agent_id: &AgentId::new("001"),
             agent_name: "web-01",
-            previous_status: AgentStatus::Active,
+            previous_status: match to {
+                AgentStatus::Active => AgentStatus::Disconnected,
+                _ => AgentStatus::Active,
+            },
             current_status: to,
             ip_address: "192.0.2.1",
             timestamp,
@@ -306,17 +363,12 @@ mod tests {
         .into_event(timestamp * 1000)
     }
 
-    fn keepalive(timestamp: u64) -> Event {
-        Keepalive {
-            agent_id: &AgentId::new("001"),
-            agent_name: "web-01",
-            ip_address: "192.0.2.1",
-            timestamp,
-            event_type: KeepaliveType::KeepaliveSent,
-            manager_node: "n",
-            interval: 60,
+    fn heard(at: u64, interval: u64) -> Heard {
+        Heard {
+            id: AgentId::new("001"),
+            at,
+            interval,
         }
-        .into_event(timestamp * 1000)
     }
 
     fn enrollment(action: &'static str, timestamp: u64) -> Event {
@@ -390,6 +442,29 @@ mod tests {
     }
 
     #[test]
+    fn notice_that_repeats_a_status_changes_neither_since_when_it_is_nor_when_the_agent_was_heard() {
+        let mut roll = Roll::new("n", 1);
+        roll.note(&change(AgentStatus::Active, 100), 1);
+        let notice = StatusChange {
+            agent_id: &AgentId::new("001"),
+            agent_name: "web-01",
+            previous_status: AgentStatus::Active,
+            current_status: AgentStatus::Active,
+            ip_address: "192.0.2.1",
+            timestamp: 200,
+            reason: Reason::KeyConflict,
+            missed_keepalives: 0,
+            alert_level: 12,
+        };
+        roll.note(&notice.into_event(200_000), 2);
+        let value = written(&mut roll, 1);
+        assert_eq!(
+            (&value["since"], &value["last_keepalive"], &value["seq"]),
+            (&100.into(), &100.into(), &2.into())
+        );
+    }
+
+    #[test]
     fn enrollment_and_status_may_be_told_in_either_order() {
         let mut roll = Roll::new("n", 1);
         roll.note(&change(AgentStatus::Active, 100), 1);
@@ -423,11 +498,11 @@ mod tests {
         writer.next(&mut roll, 4).expect("all again");
         assert!(!writer.settle(&mut roll, 3, &Answer::Nobody));
         writer
-            .next(&mut roll, 4 + KEEPALIVE_INTERVAL_MS)
+            .next(&mut roll, 4 + USUAL_INTERVAL_MS)
             .expect("again after a while");
         assert!(writer.settle(&mut roll, 4, &kept(2)));
         assert!(
-            writer.next(&mut roll, 5 + KEEPALIVE_INTERVAL_MS).is_some(),
+            writer.next(&mut roll, 5 + USUAL_INTERVAL_MS).is_some(),
             "it had been missing"
         );
     }
@@ -449,24 +524,54 @@ mod tests {
     }
 
     #[test]
-    fn several_changes_are_written_once_and_keepalives_once_a_minute() {
+    fn several_changes_are_written_once_and_that_it_was_heard_once_in_its_interval() {
         let mut roll = Roll::new("n", 1);
         roll.note(&change(AgentStatus::Disconnected, 10), 1);
         roll.note(&change(AgentStatus::Active, 11), 2);
-        let (id, value) = roll.next(1_000_000).expect("one");
-        let value: Value = serde_json::from_slice(&value).expect("JSON");
+        let value = written(&mut roll, 1_000_000);
         assert_eq!(
-            (id.as_str(), &value["status"], &value["since"]),
-            ("001", &"active".into(), &11.into())
+            (&value["status"], &value["since"], &value["last_keepalive"]),
+            (&"active".into(), &11.into(), &11.into())
         );
         assert_eq!(roll.next(1_000_000), None);
-        roll.note(&keepalive(20), 3);
-        assert_eq!(roll.next(1_000_001), None);
-        let (_, value) = roll.next(1_000_000 + KEEPALIVE_INTERVAL_MS).expect("due");
-        assert!(
-            String::from_utf8(value)
-                .expect("UTF-8")
-                .contains("\"last_keepalive\":20")
-        );
+        for at in 20..30 {
+            roll.hear(&heard(at, 30));
+        }
+        assert_eq!(roll.next(1_029_999), None);
+        let value = written(&mut roll, 1_030_000);
+        assert_eq!((&value["last_keepalive"], &value["seq"]), (&29.into(), &2.into()));
+        roll.hear(&heard(29, 30));
+        assert_eq!(roll.next(9_000_000), None, "nothing is new");
+        roll.hear(&heard(30, 30));
+        roll.note(&change(AgentStatus::Disconnected, 40), 3);
+        assert_eq!(written(&mut roll, 9_000_001)["last_keepalive"], 30);
+        assert_eq!(roll.next(u64::MAX), None, "it went with the change");
+    }
+
+    #[test]
+    fn manager_that_sends_keepalives_says_nothing_of_when_the_agent_was_heard() {
+        let mut roll = Roll::new("n", 1);
+        let mut known = info(100, AgentStatus::Active);
+        known.last_heard = Some(90);
+        roll.fill(&known);
+        assert_eq!(written(&mut roll, 1)["last_keepalive"], 90);
+        let sent = Event {
+            kind: Kind::Keepalive,
+            ..change(AgentStatus::Active, 500)
+        };
+        roll.note(&sent, 7);
+        assert_eq!(roll.next(u64::MAX), None);
+        known.last_heard = Some(150);
+        roll.fill(&known);
+        assert_eq!(roll.next(2), None, "it is no hurry");
+        assert_eq!(written(&mut roll, 1 + USUAL_INTERVAL_MS)["last_keepalive"], 150);
+    }
+
+    #[test]
+    fn agent_that_is_heard_and_not_known_is_asked_for() {
+        let mut roll = Roll::new("n", 1);
+        roll.hear(&heard(20, 60));
+        assert_eq!(roll.next(u64::MAX), None);
+        assert_eq!(roll.take_curious(9), ["001"]);
     }
 }

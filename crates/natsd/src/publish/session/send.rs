@@ -150,7 +150,7 @@ impl Session<'_> {
                 .publisher
                 .shared
                 .roll()
-                .and_then(|mut roll| kv.next(&mut roll, clock::unix_ms()));
+                .and_then(|mut roll| kv.next(&mut roll, clock::monotonic_ms()));
             let Some(put) = next else { return Ok(()) };
             let publish = self.client.publish_with_reply(put.subject, put.reply, put.value.into());
             match timeout(HAND_OVER, publish).await {
