@@ -165,7 +165,11 @@ fn application(told: &Told<'_>, out: &mut Map<String, Value>) {
 fn lost_agent(told: &Told<'_>, out: &mut Map<String, Value>) {
     let since = told.about.finding.map_or(told.event.created_ms, Finding::since);
     let uid = format!("{}:{}:{since}", told.about.node, told.event.subject_key);
-    set(out, "finding_info", json!({"uid": uid, "title": "agent disconnected"}));
+    let title = match told.member["reason"].as_str() {
+        Some("key_conflict") => "agent key used from two places",
+        _ => "agent disconnected",
+    };
+    set(out, "finding_info", json!({"uid": uid, "title": title}));
     of_device(told, out);
     let is_over = matches!(told.about.finding, Some(Finding::Over(_)));
     set(out, "status_id", if is_over { RESOLVED } else { NEW });

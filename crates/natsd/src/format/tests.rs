@@ -108,6 +108,10 @@ fn events() -> Vec<Event> {
         manager_event(Kind::Agentless, "fw-1.ssh_integrity_check.changed", TIME, 3, agentless),
         manager_event(Kind::Audit, "", TIME, 0, b"{\"audit\":{}}".to_vec()),
         manager_event(Kind::Osquery, "001.result.q", TIME, 0, b"{\"name\":\"q\"}".to_vec()),
+        Event {
+            kind: Kind::DisconnectAlert,
+            ..change(AgentStatus::Active, AgentStatus::Active, Reason::KeyConflict)
+        },
     ]
 }
 

@@ -61,7 +61,12 @@ impl Findings {
         };
         match alert {
             Some(alert) => {
-                let finding = book.tell(&alert);
+                let finding = if leads_to(&alert, AgentStatus::Disconnected) {
+                    book.tell(&alert)
+                } else {
+                    // Of an agent that is there, such as a key used from two places: nothing that time would end.
+                    Finding::New(alert.created_ms)
+                };
                 Some((alert, Some(finding)))
             }
             None if is_end(event) => {
@@ -133,13 +138,16 @@ impl Book {
 
 /// The agent is back, or is no agent any more.
 fn is_end(event: &Event) -> bool {
-    let status = event.headers.iter().find(|(name, _)| name == header::STATUS);
-    let to = status.and_then(|(_, words)| words.rsplit('>').next());
     match event.kind {
-        Kind::StatusChange => to == Some(&AgentStatus::Active.to_string()),
+        Kind::StatusChange => leads_to(event, AgentStatus::Active),
         Kind::Removed => true,
         _ => false,
     }
+}
+
+fn leads_to(event: &Event, status: AgentStatus) -> bool {
+    let words = event.headers.iter().find(|(name, _)| name == header::STATUS);
+    words.and_then(|(_, words)| words.rsplit('>').next()) == Some(&status.to_string())
 }
 
 #[cfg(test)]
@@ -201,6 +209,24 @@ mod tests {
                 None,
                 Some(Finding::New(8)),
                 Some(Finding::Over(8))
+            ]
+        );
+    }
+
+    #[test]
+    fn alert_of_an_agent_that_is_there_opens_no_absence_and_ends_none() {
+        let directory = tempfile::tempdir().expect("directory");
+        let mut findings = ocsf(directory.path());
+        let conflict = |at| change("001", at, 12, "active>active");
+        let told = commit(&mut findings, &[conflict(1), back(2), lost(3), back(4), conflict(5)]);
+        assert_eq!(
+            told,
+            [
+                Some(Finding::New(1)),
+                None,
+                Some(Finding::New(3)),
+                Some(Finding::Over(3)),
+                Some(Finding::New(5))
             ]
         );
     }
