@@ -6,20 +6,18 @@ use std::{
     net::TcpListener,
     path::Path,
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use nix::sys::signal::Signal;
-use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair as TlsKey, date_time_ymd};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    accepted, audit::acts, block_on, json as body, natsd::Home, producer, provisioned, server::Server, state_and_audit,
-    verifier, wait_for,
+    accepted, audit::acts, block_on, json as body, jwt::Site, natsd::Home, producer, provisioned, server::Server,
+    state_and_audit, verifier, wait_for,
 };
 
 fn put(home: &Home, places: std::ops::Range<u32>) {
@@ -215,75 +213,24 @@ fn certificates_that_are_wrong_are_named_and_events_wait_for_the_right_one() {
     assert_eq!(state.len(), 4);
 }
 
-/// A token as nats-server's operator mode wants it.
-fn token(issuer: &KeyPair, subject: &KeyPair, expires: Option<u64>, nats: &Value) -> String {
-    let mut claims = json!({
-        "jti": subject.public_key(), "iat": 1, "iss": issuer.public_key(), "sub": subject.public_key(), "name": "x", "nats": nats,
-    });
-    if let Some(expires) = expires {
-        claims["exp"] = expires.into();
-    }
-    let head = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
-    let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-    let signature = issuer.sign(signed.as_bytes()).expect("signs");
-    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
-}
-
-fn write_credentials(path: &Path, account: &KeyPair, lifetime: u64) {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
-    let user = KeyPair::new_user();
-    let unlimited = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1});
-    let jwt = token(account, &user, Some(now + lifetime), &unlimited);
-    let seed = user.seed().expect("a seed");
-    let text = format!(
-        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
-         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
-    );
-    fs::write(path, text).expect("writes");
-}
-
 #[test]
 fn expired_credentials_are_told_and_new_ones_in_the_file_go_on_without_a_restart() {
-    let (operator, account, system) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
-    let limits = json!({
-        "subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1, "data": -1, "payload": -1, "wildcards": true,
-        "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
-    });
-    let of_account = |key: &KeyPair, limits: Value| {
-        token(
-            &operator,
-            key,
-            None,
-            &json!({"type": "account", "version": 2, "limits": limits}),
-        )
-    };
-    let no_storage = json!({
-        "subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1, "data": -1, "payload": -1, "wildcards": true,
-    });
+    let site = Site::new();
     let server = Server::with_config(|store, port| {
         format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\", max_file_store: 10GB }}\noperator: {}\nsystem_account: {}\n\
-             resolver: MEMORY\nresolver_preload: {{ {}: {}, {}: {} }}\n",
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\", max_file_store: 10GB }}\n{}",
             store.display(),
-            token(&operator, &operator, None, &json!({"type": "operator", "version": 2})),
-            system.public_key(),
-            account.public_key(),
-            of_account(&account, limits),
-            system.public_key(),
-            of_account(&system, no_storage),
+            site.config()
         )
     });
     let folder = tempfile::tempdir().expect("directory");
     let file = folder.path().join("nats.creds");
-    write_credentials(&file, &account, 600);
+    site.write_credentials(&file, 600);
     let home = provisioned(
         &server,
         &format!("<credentials_file>{}</credentials_file>", file.display()),
     );
-    write_credentials(&file, &account, 5);
+    site.write_credentials(&file, 5);
     let natsd = home.start();
     put(&home, 0..3);
     home.wait_until_all_is_published();
@@ -292,7 +239,7 @@ fn expired_credentials_are_told_and_new_ones_in_the_file_go_on_without_a_restart
     put(&home, 3..6);
     wait_until_degraded(&home, "uthor");
     assert!(told(&home, "cannot connect to NATS") <= 2, "{}", home.log());
-    write_credentials(&file, &account, 600);
+    site.write_credentials(&file, 600);
     home.wait_until_all_is_published();
     natsd.stop();
     let state = block_on(async {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
@@ -20,13 +20,15 @@ use crate::wait_for;
 
 pub(crate) struct Home {
     directory: tempfile::TempDir,
+    /// What stands for the system's certificate authorities.
+    roots: Option<PathBuf>,
 }
 
 impl Home {
     /// With this inside of `<nats>`.
     pub(crate) fn new(nats: &str) -> Self {
         let directory = tempfile::tempdir().expect("directory");
-        let home = Self { directory };
+        let home = Self { directory, roots: None };
         fs::create_dir_all(home.path("etc")).expect("makes etc");
         home.configure(nats);
         home
@@ -35,6 +37,11 @@ impl Home {
     pub(crate) fn configure(&self, nats: &str) {
         let text = format!("<ossec_config>\n<nats>\n{nats}\n</nats>\n</ossec_config>\n");
         fs::write(self.path("etc/ossec.conf"), text).expect("writes");
+    }
+
+    /// From now on the system knows this certificate authority and no other.
+    pub(crate) fn trust(&mut self, ca: PathBuf) {
+        self.roots = Some(ca);
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -55,7 +62,8 @@ impl Home {
             .append(true)
             .open(self.path("stderr"))
             .expect("log");
-        let child = command(self.directory.path())
+        let child = self
+            .command()
             .arg("--foreground")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -71,7 +79,7 @@ impl Home {
 
     /// Runs the program with these arguments to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        command(self.directory.path()).args(arguments).output().expect("runs")
+        self.command().args(arguments).output().expect("runs")
     }
 
     /// Nothing while it does not answer.
@@ -110,12 +118,13 @@ impl Home {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("stderr")).unwrap_or_default()
     }
-}
 
-fn command(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_muster-natsd"));
-    command.arg("--home").arg(home);
-    command
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_muster-natsd"));
+        command.arg("--home").arg(self.directory.path());
+        command.envs(self.roots.iter().map(|roots| ("SSL_CERT_FILE", roots)));
+        command
+    }
 }
 
 pub(crate) struct Natsd {

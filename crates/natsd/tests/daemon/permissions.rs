@@ -12,7 +12,7 @@ use crate::{block_on, natsd::Home, producer, server::Server, wait_for};
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/nats");
 
 /// `ca.pem`, and certificates `server` and `client` signed by it.
-fn certificates(folder: &Path) {
+pub(crate) fn certificates(folder: &Path) {
     let mut params = CertificateParams::new(vec![]).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = TlsKey::generate().expect("a key");
