@@ -135,7 +135,7 @@ fn a_fleet_of_every_family_lives_through_a_working_day() -> Result<()> {
         fleet.order(&format!("clone @{name} from 127.0.0.9"))?;
         assert_eq!(fleet.line("cloned", SOON)?["count"], 1);
         let conflict = published(&events, &format!("the conflict of {name} is published"), |event| {
-            event.body.contains("key_conflict") && event.body.contains(name)
+            event.body.contains("other_address") && event.body.contains(name)
         })?;
         let conflict = &conflict["connection"];
         let mut ends = ["ip_address", "other_address"].map(|field| conflict[field].as_str().unwrap_or_default());
@@ -148,6 +148,15 @@ fn a_fleet_of_every_family_lives_through_a_working_day() -> Result<()> {
             "{conflict}"
         );
         assert_eq!(conflict["kept"], kept, "{conflict}");
+        let alert = published(&events, &format!("the conflict of {name} is an alert"), |event| {
+            event.subject == "wazuh.xdr.alerts.agent_disconnected" && event.body.contains("key_conflict")
+        })?;
+        let alert = &alert["status_change"];
+        assert_eq!(
+            (&alert["agent_name"], &alert["alert_level"]),
+            (&name.into(), &12.into()),
+            "{alert}"
+        );
         fleet.order("unclone")?;
     }
     let status = fleet.status()?;

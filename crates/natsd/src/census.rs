@@ -50,7 +50,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut due = Instant::now();
     let mut ear = Ear {
         since: due,
-        interval: *HEARD_INTERVAL.end(),
+        interval: *HEARD_INTERVAL.start(),
     };
     loop {
         let all = due <= Instant::now();
@@ -89,7 +89,7 @@ async fn ask_for_news(shared: &Shared, ear: &mut Ear) -> Result<usize, ClientErr
 async fn ask_for_heard(shared: &Shared, ear: &mut Ear) -> Result<(), ClientError> {
     let begun = Instant::now();
     let mut client = connect().await?;
-    let (mut after, mut interval) = (None, *HEARD_INTERVAL.end());
+    let (mut after, mut interval) = (None, None);
     for _ in 0..MAX_PAGES {
         let within = ear.since.elapsed() + OVERLAP;
         let request = Request::Heard {
@@ -99,8 +99,8 @@ async fn ask_for_heard(shared: &Shared, ear: &mut Ear) -> Result<(), ClientError
         let Response::Heard { agents, next } = client.ask(&request).await? else {
             break;
         };
-        let shortest = agents.iter().map(|heard| Duration::from_secs(heard.interval)).min();
-        interval = shortest.map_or(interval, |shortest| interval.min(shortest));
+        let intervals = agents.iter().map(|heard| Duration::from_secs(heard.interval));
+        interval = intervals.chain(interval).min();
         if let Some(mut roll) = shared.roll() {
             agents.iter().for_each(|heard| roll.hear(heard));
         }
@@ -111,7 +111,10 @@ async fn ask_for_heard(shared: &Shared, ear: &mut Ear) -> Result<(), ClientError
     }
     *ear = Ear {
         since: begun,
-        interval: interval.clamp(*HEARD_INTERVAL.start(), *HEARD_INTERVAL.end()),
+        // Where nobody was heard, the next one may have any interval.
+        interval: interval.map_or(*HEARD_INTERVAL.start(), |interval| {
+            interval.clamp(*HEARD_INTERVAL.start(), *HEARD_INTERVAL.end())
+        }),
     };
     Ok(())
 }

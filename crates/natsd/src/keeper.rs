@@ -7,6 +7,7 @@
 mod commit;
 mod disk;
 mod findings;
+mod full;
 mod own;
 mod shared;
 mod steps;
@@ -14,9 +15,9 @@ mod tidy;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use muster_proto::{
@@ -106,6 +107,8 @@ pub(crate) struct Keeper {
     /// Batches whose producers were not yet told.
     untold: Vec<Untold>,
     steps: Steps,
+    /// Whether what is committed goes in however full the spool is.
+    anyway: bool,
     received_before: u64,
 }
 
@@ -122,6 +125,8 @@ impl Keeper {
             roll: parts.roll.map(Mutex::new),
             announced: Mutex::default(),
             errands: Mutex::default(),
+            spilled: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
             wake: Notify::new(),
         });
         let mut keeper = Self {
@@ -142,6 +147,7 @@ impl Keeper {
             steps: Steps::default(),
             received_before: 0,
         };
+            anyway: false,
         if !keeper.composer.history {
             // Who reads in order knows the key and the epoch before anything is signed with it.
             keeper.own.extend(parts.first);
@@ -203,14 +209,18 @@ impl Keeper {
             batches.push(next);
         }
         loop {
-            if self.commit(&batches).is_ok() {
+            let again = !self.disk.is_full() || self.disk.is_due(Instant::now());
+            if again && self.commit(&batches).is_ok() {
                 break;
             }
             // Whoever sent them goes away after a while and sends them again; then there is nothing to commit.
             if batches.iter().all(|batch| batch.taken.is_closed()) {
                 return;
             }
-            self.pause().await;
+            if self.disk.is_full() {
+                self.commit_audit(&mut batches);
+            }
+            self.pause(&mut batches).await;
         }
         self.untold.extend(batches.into_iter().map(Untold::from));
         self.tell();

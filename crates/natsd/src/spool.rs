@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** [`Spool::commit`] returns only when the events are on the disk. **Invariant:** events of one stream
 //! are read in the order in which they were committed. **Invariant:** an event is never dropped without being counted
-//! in a [`Gap`].
+//! in a [`Gap`], which tells exactly which ones.
 //!
 //! What goes when the spool is full: `room`. What then does not fit is refused, and waits in the outboxes of the daemons
 //! that made it.
@@ -15,6 +15,7 @@
 mod commit;
 pub(crate) mod cursor;
 mod files;
+mod gaps;
 mod index;
 pub(crate) mod memory;
 mod ready;
@@ -41,16 +42,17 @@ use thiserror::Error;
 
 use crate::{aside::Aside, keeper::chain};
 
-pub(crate) use self::recover::Recovered;
 use self::{
     cursor::{Cursor, CursorFile, Kept, Tidying},
     files::Segment,
+    gaps::Gaps,
     index::{Entry, Index},
     memory::{MEMORY, Memory},
     ready::Ready,
     record::{Mark, Record, Stored},
     scan::Found,
 };
+pub(crate) use self::{gaps::Gap, recover::Recovered};
 
 /// A segment of this size is followed by the next.
 pub(crate) const SEGMENT_LEN: u64 = 8 * 1024 * 1024;
@@ -97,21 +99,6 @@ pub(crate) enum SpoolError {
     Again,
 }
 
-/// Events that were dropped, or lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Gap {
-    /// Absent where nobody knows.
-    pub(crate) stream: Option<Stream>,
-    /// Absent where nobody knows.
-    pub(crate) class: Option<Class>,
-    pub(crate) from_seq: u64,
-    pub(crate) to_seq: u64,
-    pub(crate) count: u64,
-    pub(crate) first_ms: u64,
-    pub(crate) last_ms: u64,
-    pub(crate) reason: &'static str,
-}
-
 /// How full the spool is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Depth {
@@ -144,6 +131,10 @@ pub(crate) struct Spool {
     remembered: BTreeMap<Stream, VecDeque<(u64, u64)>>,
     /// Gaps of a commit that came to nothing.
     untold: Vec<Gap>,
+    /// What was given up since the last commit.
+    lost: Gaps,
+    /// The newest event of each class when what is superfluous of it was looked for.
+    thinned: BTreeMap<Class, u64>,
     /// Does what no commit should wait for.
     aside: Aside,
     ready: Ready,
@@ -206,6 +197,8 @@ impl Spool {
             kept: cursor.kept,
             remembered: BTreeMap::new(),
             untold: Vec::new(),
+            lost: Gaps::default(),
+            thinned: BTreeMap::new(),
             aside: Aside::default(),
             ready: Ready::default(),
             memory: Memory::default(),

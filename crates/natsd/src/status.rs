@@ -25,6 +25,8 @@ muster_service::counters! {
         /// Entries written to the key-value bucket.
         kv_writes_total,
         /// Events that were sent again because no acknowledgement came.
+        /// Acts that stand in the audit trail's file alone, since the spool took nothing.
+        acts_spilled_total,
         events_retried_total,
         /// Connections of producers that were refused or broken off.
         producers_refused_total,

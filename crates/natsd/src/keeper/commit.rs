@@ -35,6 +35,9 @@ impl Keeper {
         let last_before = self.last_of_stream.clone();
         self.findings.begin();
         let committed = self.try_commit(batches);
+        if !self.anyway {
+            self.drop_for(batches);
+        }
         if let Err(error) = &committed {
             if self.disk.is_due(Instant::now()) {
                 // Not even numbers could be given.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use muster_service::clock;
 use tokio::sync::oneshot;
 
-use super::{Batch, Keeper, chain};
+use super::{Batch, Keeper, MAX_WAITING_BATCHES, chain, full::only_audit};
 use crate::spool::{Gap, SpoolError, record::Stored};
 
 /// The first and the longest pause before the disk is tried again.
@@ -22,6 +22,8 @@ pub(super) struct Disk {
     again: Option<Instant>,
     /// Whether events are held until then.
     holds: bool,
+    /// Whether it is the spool that is full, and not the disk that fails.
+    full: bool,
 }
 
 impl Disk {
@@ -30,6 +32,11 @@ impl Disk {
         self.failures = self.failures.saturating_add(1);
         self.again = Some(now + pause);
         self.holds = holds;
+    }
+
+    /// Whether the spool is full of what must not be dropped.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
@@ -60,7 +67,8 @@ impl From<Batch> for Untold {
 impl Keeper {
     /// Puts events on the disk, together with all that is held; if it does not take them, they are held as well.
     pub(super) fn store(&mut self, stored: Vec<Stored>) -> Result<Vec<Gap>, SpoolError> {
-        if !self.disk.is_due(Instant::now()) {
+        let has_own_room = self.disk.full && (self.anyway || only_audit(&stored));
+        if !self.disk.is_due(Instant::now()) && !has_own_room {
             let mut spool = self.shared.spool();
             if !self.disk.holds || !spool.may_hold(&stored) {
                 return Err(SpoolError::Again);
@@ -72,7 +80,11 @@ impl Keeper {
         let mut all = spool.held();
         let held = all.len();
         all.extend(stored);
-        let begun = spool.begin_commit(&all, clock::unix_ms());
+        let begun = if self.anyway {
+            spool.begin_commit_anyway(&all).map(|commit| (commit, Vec::new()))
+        } else {
+            spool.begin_commit(&all, clock::unix_ms())
+        };
         drop(spool);
         let written = begun.and_then(|(mut commit, gaps)| match commit.write() {
             Ok(()) => {
@@ -86,7 +98,9 @@ impl Keeper {
         });
         let error = match written {
             Ok(gaps) => {
-                self.disk_works();
+                if !has_own_room {
+                    self.disk_works();
+                }
                 return Ok(gaps);
             }
             Err(error) => error,
@@ -107,6 +121,7 @@ impl Keeper {
     /// Nothing can be committed for now.
     pub(super) fn disk_failed(&mut self, error: &SpoolError, holds: bool) {
         self.disk.failed(holds, Instant::now());
+        self.disk.full = matches!(error, SpoolError::Full { .. });
         let why = chain(error);
         if self.shared.trouble().as_ref() != Some(&why) {
             let consequence = if holds {
@@ -127,12 +142,21 @@ impl Keeper {
         }
     }
 
-    /// Waits until trying again makes sense. What others ask for is done meanwhile.
-    pub(super) async fn pause(&mut self) {
+    /// Waits until trying again makes sense. What others ask for is done meanwhile, and what comes of which some has room of
+    /// its own joins what waits.
+    pub(super) async fn pause(&mut self, waiting: &mut Vec<Batch>) {
         let until = self.disk.again.unwrap_or_else(|| Instant::now() + PAUSES.0);
+        let mut more = self.disk.full;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => return,
+                batch = self.batches.recv(), if more && waiting.len() < MAX_WAITING_BATCHES => {
+                    more = batch.is_some();
+                    waiting.extend(batch);
+                    if waiting.last().is_some_and(Batch::only_audit) {
+                        return;
+                    }
+                }
                 () = self.shared.wake.notified() => {
                     let held = self.shared.spool().held_count();
                     self.run_errands();
@@ -149,6 +173,12 @@ impl Keeper {
     /// What is held goes to the disk once it takes it.
     pub(super) fn try_disk_again(&mut self) {
         if self.disk.failures == 0 || !self.disk.is_due(Instant::now()) {
+            return;
+        }
+        if self.disk.full {
+            if self.shared.spool().could_take() {
+                self.disk_works();
+            }
             return;
         }
         if self.shared.spool().held_count() > 0 {

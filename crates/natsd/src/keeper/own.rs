@@ -9,7 +9,7 @@ use muster_proto::event::{
 use muster_service::clock;
 use serde_json::{Value, json};
 
-use super::{Audited, Errand, Keeper, PROBE, chain, shared::MAX_OWN};
+use super::{Audited, Errand, Keeper, PROBE, chain};
 use crate::spool::Gap;
 
 /// How often the manager's health is told.
@@ -110,18 +110,13 @@ impl Keeper {
                 }
             }
         }
-        self.commit_own();
-    }
-
-    /// Commits what is our own, if anything is and the disk takes it.
-    pub(super) fn commit_own(&mut self) {
-        if self.own.is_empty() || self.takes_nothing() {
-            self.own.truncate(MAX_OWN);
-            return;
+        let missed = self.shared.take_missed();
+        if missed > 0 {
+            self.audit_act("acts_missed", &json!({"count": missed}));
         }
-        // What fails is told where it fails, and tried again.
-        let _ = self.commit(&[]);
-        self.own.truncate(MAX_OWN);
+        let gaps = self.shared.spool().take_untold();
+        self.declare(&gaps);
+        self.commit_own();
     }
 
     pub(super) fn reload_keys(&mut self) -> Result<String, String> {
@@ -249,7 +244,7 @@ impl Keeper {
             let body = SpoolGap {
                 class: gap.class.map_or("unknown", muster_proto::event::Class::as_str),
                 node: &self.composer.node,
-                epoch: self.composer.epoch,
+                epoch: gap.epoch.unwrap_or(self.composer.epoch),
                 from_seq: gap.from_seq,
                 to_seq: gap.to_seq,
                 count: gap.count,
@@ -259,7 +254,7 @@ impl Keeper {
                 stream,
                 prev_last_seq: None,
                 producer: None,
-                runs: &[],
+                runs: &gap.runs,
             };
             self.own.push(body.into_event(now));
             let detail = json!({

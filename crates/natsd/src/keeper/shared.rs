@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use muster_proto::{
@@ -18,7 +21,7 @@ use crate::{
     spool::{Spool, record::Stored},
 };
 
-/// Acts and events of our own that may wait. Behind it, acts are only counted; they are rare.
+/// Acts and events of our own that may wait. Behind it, acts are only counted, and told as so many; they are rare.
 pub(super) const MAX_OWN: usize = 1024;
 
 /// What the rest of the daemon shares with the thread.
@@ -34,6 +37,10 @@ pub(crate) struct Shared {
     /// Why the audit trail cannot be written.
     pub(super) audit_trouble: Mutex<Option<String>>,
     /// The latest state of each agent, if a key-value bucket mirrors it.
+    /// Acts that stand in the audit trail's file and could not be spooled.
+    pub(super) spilled: AtomicU64,
+    /// Acts that came faster than they could be written down.
+    pub(super) missed: AtomicU64,
     pub(super) roll: Option<Mutex<Roll>>,
     /// The newest announcement of each signing key, by key.
     pub(super) announced: Mutex<BTreeMap<String, Stored>>,
@@ -83,6 +90,12 @@ impl Shared {
     /// The latest state of each agent, if anybody wants it.
     pub(crate) fn roll(&self) -> Option<MutexGuard<'_, Roll>> {
         let roll = self.roll.as_ref()?;
+    /// An event can never be published; the keeper tells of it.
+    pub(crate) fn give_up(&self, stream: Stream, seq: u64, reason: &'static str) {
+        self.spool().give_up(stream, seq, reason);
+        self.wake.notify_one();
+    }
+
         Some(roll.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -123,14 +136,33 @@ impl Shared {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the audit trail cannot be written.
+    /// What is wrong with the audit trail.
     pub(crate) fn audit_trouble(&self) -> Option<String> {
-        self.audit_trouble
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let trouble = self.audit_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.clone().or_else(|| match self.spilled.load(Ordering::Relaxed) {
+            0 => None,
+            count => Some(format!(
+                "the spool takes nothing, and {count} acts of the audit trail are in its file alone; make room for the spool"
+            )),
+        })
     }
 
+    /// So many acts more stand in the audit trail's file alone.
+    pub(super) fn spill(&self, acts: u64) {
+        self.spilled.fetch_add(acts, Ordering::Relaxed);
+    }
+
+    /// How many those are; from now on they count as told.
+    pub(super) fn take_spilled(&self) -> u64 {
+        self.spilled.swap(0, Ordering::Relaxed)
+    }
+
+    /// How many acts came faster than they could be written down; from now on they count as told.
+    pub(super) fn take_missed(&self) -> u64 {
+        self.missed.swap(0, Ordering::Relaxed)
+    }
+
+            self.missed.fetch_add(1, Ordering::Relaxed);
     pub(super) fn set_audit_trouble(&self, trouble: Option<String>) {
         *self.audit_trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }

@@ -1,5 +1,7 @@
 //! Writing: a commit goes behind the newest segment's end, and a full segment is followed by the next.
 
+use muster_proto::event::Class;
+
 use super::{
     Gap, SEGMENT_LEN, Spool, SpoolError, boundary_bytes, entry,
     files::{self, Segment},
@@ -44,6 +46,21 @@ impl Spool {
     /// Makes room, and says where the events will stand. Between this and the end of the commit nobody else may begin
     /// one; reading and acknowledging go on.
     pub(crate) fn begin_commit(&mut self, events: &[Stored], now_ms: u64) -> Result<(Commit, Vec<Gap>), SpoolError> {
+        let only_audit = events.iter().all(|event| event.class == Class::Audit);
+        let length: usize = events.iter().map(Stored::record_len).sum();
+        let mut gaps = self.make_room(u64::try_from(length).unwrap_or(u64::MAX), only_audit, now_ms)?;
+        gaps.append(&mut self.take_untold());
+        match self.begin_commit_anyway(events) {
+            Ok(commit) => Ok((commit, gaps)),
+            Err(error) => {
+                self.tell_later(gaps);
+                Err(error)
+            }
+        }
+    }
+
+    /// The same, however full the spool is: what was dropped is told before it goes from the disk.
+    pub(crate) fn begin_commit_anyway(&mut self, events: &[Stored]) -> Result<Commit, SpoolError> {
         let mut bytes = boundary_bytes().to_vec();
         let mut places = Vec::with_capacity(events.len());
         for event in events {
@@ -51,21 +68,16 @@ impl Spool {
             event.write_record(&mut bytes);
             places.push((start, bytes.len() - start));
         }
-        let mut gaps = self.make_room(u64::try_from(bytes.len()).unwrap_or(u64::MAX), now_ms)?;
-        gaps.append(&mut self.untold);
         let sync = self.limits.sync;
-        let segment = self.current()?;
-        let writer = segment.writer();
-        Ok((
-            Commit {
-                bytes,
-                places,
-                held: self.memory.count(),
-                writer,
-                sync,
-            },
-            gaps,
-        ))
+        let held = self.memory.count();
+        let writer = self.current()?.writer();
+        Ok(Commit {
+            bytes,
+            places,
+            held,
+            writer,
+            sync,
+        })
     }
 
     /// Takes the written events into the index, those that were held before first. They are on the disk: from here on
@@ -95,11 +107,6 @@ impl Spool {
         for event in events {
             self.note_mark(&event.source);
         }
-    }
-
-    /// A commit came to nothing: what was dropped for it is told with the next one.
-    pub(crate) fn tell_later(&mut self, gaps: Vec<Gap>) {
-        self.untold.extend(gaps);
     }
 
     /// Whether the disk takes anything that is worth talking of. What is tried with is room for what comes next.

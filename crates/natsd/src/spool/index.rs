@@ -261,6 +261,16 @@ impl Index {
         self.bytes.iter().sum()
     }
 
+    /// Bytes that wait, by segment.
+    pub(super) fn bytes_of_segments(&self) -> BTreeMap<u64, u64> {
+        let mut bytes = BTreeMap::new();
+        for chunk in self.streams.values().flat_map(|waiting| &waiting.chunks) {
+            let lengths = chunk.entries(0).map(|entry| u64::try_from(entry.length).unwrap_or(0));
+            *bytes.entry(chunk.segment).or_default() += lengths.sum::<u64>();
+        }
+        bytes
+    }
+
     pub(super) fn oldest_ms(&self) -> u64 {
         let fronts = self.streams.values().filter_map(Waiting::front);
         fronts.map(|entry| entry.created_ms).min().unwrap_or(0)

@@ -20,6 +20,10 @@ pub(crate) const HEADER_LEN: usize = 8;
 /// The longest body of a record: the longest event, and room for headers.
 pub(crate) const MAX_BODY_LEN: usize = 4 * 1024 * 1024;
 
+/// Before an event's numbers: type, flags, kind, class, level.
+const FIRST_BYTES: usize = 5;
+/// Behind [`Stored::HEAD_LEN`], without texts and the body: the time, the source's two numbers, and six lengths.
+const FIXED_LEN: usize = 8 + 8 + 8 + 2 + 2 + 2 + 2 + 4;
 /// Room that is made at once for headers; an event seldom has more.
 const USUAL_HEADERS: usize = 24;
 const TYPE_EVENT: u8 = 1;
@@ -75,6 +79,36 @@ pub(crate) struct Stored {
     pub(crate) subject: String,
     pub(crate) headers: Vec<(Name, String)>,
     pub(crate) body: Vec<u8>,
+}
+
+/// An event's place among all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    pub(crate) seq: u64,
+    /// The sequence before this one in the same stream; 0 = none.
+    pub(crate) prev: u64,
+    pub(crate) epoch: u64,
+}
+
+impl Numbers {
+    pub(crate) fn of(event: &Stored) -> Self {
+        Self {
+            seq: event.seq,
+            prev: event.prev,
+            epoch: event.epoch,
+        }
+    }
+
+    /// From the first [`Stored::HEAD_LEN`] bytes of an event's record. The checksum is not looked at.
+    pub(crate) fn read(head: &[u8]) -> Option<Self> {
+        let mut reader = Reader(head.get(HEADER_LEN..)?);
+        if reader.u8()? != TYPE_EVENT {
+            return None;
+        }
+        reader.take(FIRST_BYTES - 1)?;
+        let [seq, epoch, prev] = [reader.u64()?, reader.u64()?, reader.u64()?];
+        Some(Self { seq, prev, epoch })
+    }
 }
 
 /// Why bytes are no record.
@@ -167,6 +201,16 @@ impl Mark {
 }
 
 impl Stored {
+    /// So many bytes of the record hold [`Numbers`].
+    pub(crate) const HEAD_LEN: usize = HEADER_LEN + FIRST_BYTES + 3 * 8;
+
+    /// How long the record is.
+    pub(crate) fn record_len(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4);
+        let texts = self.source.producer.len() + self.key.len() + self.subject.len();
+        Self::HEAD_LEN + FIXED_LEN + texts + headers.sum::<usize>() + self.body.len()
+    }
+
     /// Appends the event as a whole record.
     pub(crate) fn write_record(&self, out: &mut Vec<u8>) {
         write_framed(out, |out| self.write(out));
@@ -360,6 +404,14 @@ pub(super) mod tests {
             let length = bytes.len();
             bytes.extend_from_slice(b"what follows");
             prop_assert_eq!(Record::read(&bytes), Ok((record, length)));
+        }
+
+        #[test]
+        fn length_and_numbers_are_known_without_reading_all_of_it(stored in stored()) {
+            let mut bytes = vec![];
+            stored.write_record(&mut bytes);
+            prop_assert_eq!(bytes.len(), stored.record_len());
+            prop_assert_eq!(Numbers::read(&bytes[..Stored::HEAD_LEN]), Some(Numbers::of(&stored)));
         }
 
         #[test]

@@ -26,6 +26,8 @@ pub(crate) struct Recovered {
     pub(crate) last_ms: u64,
     /// Whether something was missing there.
     pub(crate) damage: bool,
+    /// Streams of which nothing was found since, and the first number that was missing.
+    pub(crate) doubted: BTreeMap<Stream, u64>,
 }
 
 impl Spool {
@@ -94,22 +96,44 @@ impl Spool {
 
 impl Recovered {
     fn note(&mut self, event: &Stored) {
+        let stream = event.kind.stream();
         if std::mem::take(&mut self.damage) && event.seq > self.last_seq + 1 {
+            let from = self.last_seq + 1;
             self.gaps.push(Gap {
-                stream: None,
-                class: None,
-                from_seq: self.last_seq + 1,
-                to_seq: event.seq - 1,
-                count: event.seq - 1 - self.last_seq,
-                first_ms: self.last_ms,
-                last_ms: event.created_ms,
-                reason: "damaged",
+                count: event.seq - from,
+                ..self.damaged(None, event, (from, event.seq - 1))
+            });
+            for stream in Stream::ALL {
+                self.doubted.entry(stream).or_insert(from);
+            }
+        }
+        let last = self.last_of_stream.get(&stream).copied().unwrap_or(0);
+        // Whose the numbers were is known of the last one: the next event of its stream names it.
+        if let Some(from) = self.doubted.remove(&stream).filter(|from| event.prev >= *from) {
+            let run = (if last == 0 { from } else { last + 1 }, event.prev);
+            self.gaps.push(Gap {
+                runs: vec![run],
+                ..self.damaged(Some(stream), event, (event.prev, event.prev))
             });
         }
         self.last_ms = event.created_ms;
         self.last_seq = self.last_seq.max(event.seq);
         self.last_epoch = self.last_epoch.max(event.epoch);
-        let last = self.last_of_stream.entry(event.kind.stream()).or_default();
-        *last = event.seq.max(*last);
+        self.last_of_stream.insert(stream, event.seq.max(last));
+    }
+
+    fn damaged(&self, stream: Option<Stream>, behind: &Stored, (from_seq, to_seq): (u64, u64)) -> Gap {
+        Gap {
+            stream,
+            class: None,
+            epoch: Some(behind.epoch),
+            from_seq,
+            to_seq,
+            count: 0,
+            first_ms: self.last_ms,
+            last_ms: behind.created_ms,
+            reason: "damaged",
+            runs: Vec::new(),
+        }
     }
 }

@@ -8,16 +8,17 @@
 //! 4. of each agent's status changes the first and the last stay;
 //! 5. the oldest keepalives, low alerts and high alerts go, whatever their share.
 //!
-//! What is then too much is refused. Enrollments, keys and audit are never dropped.
+//! What is then too much is refused, and waits where it was made. Enrollments, keys and audit are never dropped, and what
+//! they have not yet used of their share is refused to all others.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use muster_proto::event::{Class, Kind, Stream};
 
 use super::{
     Gap, SEGMENT_LEN, Spool, SpoolError,
+    gaps::Gaps,
     index::Entry,
-    memory::MEMORY,
     record::Record,
     scan::{self, Found},
 };
@@ -29,52 +30,95 @@ const DROPPABLE: [Class; 3] = [Class::Keepalive, Class::Alert, Class::HighAlert]
 /// Dropping goes on until a tenth is free, so that the next commits need not drop again.
 const FREE_SHARE: u64 = 10;
 
+/// What is not worth writing a segment anew for.
+const LITTLE_LEN: u64 = SEGMENT_LEN / 64;
+
 const FULL: &str = "spool_full";
 const THINNED: &str = "thinned";
 const TOO_OLD: &str = "too_old";
 
 impl Spool {
-    /// Room for so many bytes, whatever it takes that may be taken.
-    pub(super) fn make_room(&mut self, incoming: u64, now_ms: u64) -> Result<Vec<Gap>, SpoolError> {
-        let limit = self.limits.max_bytes;
+    /// Drops what is too old, and what must go for so many bytes to find room. On the disk it stays until room is made, so
+    /// that it can be told before it is gone.
+    pub(crate) fn drop_for(&mut self, incoming: u64, only_audit: bool, now_ms: u64) -> Result<Vec<Gap>, SpoolError> {
         let mut gaps = Gaps::default();
-        let oldest = self.index.oldest_ms();
-        if oldest != 0 && oldest.saturating_add(self.limits.max_age_ms) < now_ms {
-            let horizon = now_ms.saturating_sub(self.limits.max_age_ms);
-            for class in DROPPABLE {
-                let old = self
-                    .index
-                    .of_class(class)
-                    .filter(|(_, entry)| entry.created_ms < horizon);
-                let old: Vec<_> = old.collect();
-                self.drop_events(&old, TOO_OLD, &mut gaps);
+        self.drop_old(now_ms, &mut gaps);
+        let limit = self.limit(only_audit);
+        if !self.has_room(incoming, limit) {
+            self.remove_settled()?;
+            if !self.has_room(incoming, limit) {
+                let free = self.limits.max_bytes / FREE_SHARE;
+                let goal = limit.saturating_sub(free).saturating_sub(incoming);
+                let dropped = self.drop_down_to(goal, &mut gaps);
+                if let Err(error) = dropped {
+                    self.untold.append(&mut gaps.finish());
+                    return Err(error);
+                }
             }
         }
-        if self.has_room(incoming) {
-            return Ok(gaps.finish());
+        Ok(gaps.finish())
+    }
+
+    /// Room for so many bytes, whatever it takes that may be taken.
+    pub(super) fn make_room(&mut self, incoming: u64, only_audit: bool, now_ms: u64) -> Result<Vec<Gap>, SpoolError> {
+        let gaps = self.drop_for(incoming, only_audit, now_ms)?;
+        let limit = self.limit(only_audit);
+        if self.has_room(incoming, limit) {
+            return Ok(gaps);
         }
-        self.remove_settled()?;
-        if !self.has_room(incoming) {
-            let goal = limit.saturating_sub(limit / FREE_SHARE).saturating_sub(incoming);
-            self.drop_down_to(goal, &mut gaps)?;
-            self.finish_segment(true)?;
-            self.compact()?;
-            self.remove_settled()?;
+        let compacted = self
+            .finish_segment(true)
+            .and_then(|()| self.compact())
+            .and_then(|()| self.remove_settled());
+        let fits = self.bytes().saturating_add(incoming) <= limit;
+        match compacted {
+            Ok(()) if fits => return Ok(gaps),
+            // What was dropped is dropped, and must be told once there is room for telling.
+            _ => self.tell_later(gaps),
         }
-        if self.has_room(incoming) || self.bytes().saturating_add(incoming) <= limit {
-            return Ok(gaps.finish());
-        }
-        // What was dropped is dropped, and must be told once there is room for telling.
-        self.untold.append(&mut gaps.finish());
+        compacted?;
         Err(SpoolError::Full {
             used: self.bytes(),
             limit,
         })
     }
 
-    fn has_room(&self, incoming: u64) -> bool {
+    /// How large the spool may be: what audit, enrollments and keys leave of their share is kept for them.
+    fn limit(&self, only_audit: bool) -> u64 {
+        let share = self.share(Class::Audit);
+        let kept_free = if only_audit {
+            0
+        } else {
+            share.saturating_sub(self.index.bytes_of(Class::Audit))
+        };
+        self.limits.max_bytes.saturating_sub(kept_free)
+    }
+
+    fn share(&self, class: Class) -> u64 {
+        self.limits.max_bytes / 100 * SHARES[usize::from(class.code())]
+    }
+
+    fn has_room(&self, incoming: u64, limit: u64) -> bool {
         // Half a segment for the marks at the head of the next ones, and for what compaction writes beside.
-        self.bytes().saturating_add(incoming).saturating_add(SEGMENT_LEN / 8) <= self.limits.max_bytes
+        self.bytes().saturating_add(incoming).saturating_add(SEGMENT_LEN / 8) <= limit
+    }
+
+    /// Whether room could be made for something that may be refused.
+    pub(crate) fn could_take(&self) -> bool {
+        self.index.bytes().saturating_add(SEGMENT_LEN / 8) <= self.limit(false)
+    }
+
+    fn drop_old(&mut self, now_ms: u64, gaps: &mut Gaps) {
+        let oldest = self.index.oldest_ms();
+        if oldest == 0 || oldest.saturating_add(self.limits.max_age_ms) >= now_ms {
+            return;
+        }
+        let horizon = now_ms.saturating_sub(self.limits.max_age_ms);
+        for class in DROPPABLE {
+            let of_class = self.index.of_class(class);
+            let old: Vec<_> = of_class.filter(|(_, entry)| entry.created_ms < horizon).collect();
+            self.drop_events(&old, TOO_OLD, gaps);
+        }
     }
 
     fn drop_down_to(&mut self, goal: u64, gaps: &mut Gaps) -> Result<(), SpoolError> {
@@ -83,8 +127,7 @@ impl Spool {
             self.drop_events(&superseded, THINNED, gaps);
         }
         for class in DROPPABLE {
-            let share = self.limits.max_bytes / 100 * SHARES[usize::from(class.code())];
-            let spare = self.index.bytes_of(class).saturating_sub(share);
+            let spare = self.index.bytes_of(class).saturating_sub(self.share(class));
             self.drop_oldest(class, spare.min(self.index.bytes().saturating_sub(goal)), gaps);
         }
         if self.index.bytes() > goal {
@@ -114,20 +157,23 @@ impl Spool {
 
     fn drop_events(&mut self, events: &[(Stream, Entry)], reason: &'static str, gaps: &mut Gaps) {
         for (stream, entry) in events {
-            // What is in memory takes no room, and its producer waits for it.
-            if entry.segment == MEMORY {
-                continue;
-            }
-            if self.index.remove(*stream, entry.seq).is_some() {
-                self.dropped += 1;
-                self.forget(entry.segment);
-                gaps.note(*stream, entry, reason);
-            }
+            self.drop_event(*stream, entry, reason, gaps);
         }
     }
 
     /// Events of a class that a later one of the same agent and kind makes superfluous.
-    fn superseded(&self, class: Class, thin: Thin) -> Result<Vec<(Stream, Entry)>, SpoolError> {
+    fn superseded(&mut self, class: Class, thin: Thin) -> Result<Vec<(Stream, Entry)>, SpoolError> {
+        // Reading all of the spool finds nothing where nothing came since.
+        let newest = self
+            .index
+            .of_class(class)
+            .map(|(_, entry)| entry.seq)
+            .max()
+            .unwrap_or(0);
+        let before = self.thinned.insert(class, newest);
+        if newest == 0 || before == Some(newest) {
+            return Ok(Vec::new());
+        }
         let mut of_agent: HashMap<(Kind, String), Vec<u64>> = HashMap::new();
         let mut superseded = HashSet::new();
         for segment in &self.segments {
@@ -174,10 +220,16 @@ impl Spool {
         Ok(())
     }
 
-    /// Writes each finished segment anew with only what waits in it.
+    /// Writes each finished segment anew with only what waits in it, if much does not.
     fn compact(&mut self) -> Result<(), SpoolError> {
+        let waiting = self.index.bytes_of_segments();
         for place in 0..self.segments.len().saturating_sub(1) {
-            let bytes = self.segments[place].read()?;
+            let segment = &self.segments[place];
+            let left = waiting.get(&segment.number).copied().unwrap_or(0);
+            if left.saturating_add(LITTLE_LEN) > segment.length {
+                continue;
+            }
+            let bytes = segment.read()?;
             let mut kept = super::boundary_bytes().to_vec();
             let mut moved = Vec::new();
             scan::scan(&bytes, false, |found| {
@@ -211,32 +263,4 @@ impl Spool {
 enum Thin {
     KeepLast,
     KeepFirstAndLast,
-}
-
-/// One range for each stream, class and reason: a gap names its ends, and how many of the numbers between are missing.
-#[derive(Default)]
-struct Gaps(BTreeMap<(Stream, Class, &'static str), Gap>);
-
-impl Gaps {
-    fn note(&mut self, stream: Stream, entry: &Entry, reason: &'static str) {
-        let gap = self.0.entry((stream, entry.class, reason)).or_insert(Gap {
-            stream: Some(stream),
-            class: Some(entry.class),
-            from_seq: entry.seq,
-            to_seq: entry.seq,
-            count: 0,
-            first_ms: entry.created_ms,
-            last_ms: entry.created_ms,
-            reason,
-        });
-        gap.from_seq = gap.from_seq.min(entry.seq);
-        gap.to_seq = gap.to_seq.max(entry.seq);
-        gap.count += 1;
-        gap.first_ms = gap.first_ms.min(entry.created_ms);
-        gap.last_ms = gap.last_ms.max(entry.created_ms);
-    }
-
-    fn finish(self) -> Vec<Gap> {
-        self.0.into_values().collect()
-    }
 }

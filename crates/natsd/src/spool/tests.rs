@@ -22,7 +22,7 @@ fn event_of(agent: &str, seq: u64, kind: Kind) -> Stored {
         alert_level: 0,
         seq,
         epoch: 1,
-        prev: 0,
+        prev: seq - 1,
         created_ms: event.created_ms,
         source: Mark {
             producer: "remoted".to_owned(),
@@ -34,6 +34,14 @@ fn event_of(agent: &str, seq: u64, kind: Kind) -> Stored {
         headers: vec![],
         body: event.body,
     }
+}
+
+/// Gives events the sequences before theirs, as the keeper does.
+fn chained(last: &mut BTreeMap<Stream, u64>, mut events: Vec<Stored>) -> Vec<Stored> {
+    for event in &mut events {
+        event.prev = last.insert(event.kind.stream(), event.seq).unwrap_or(0);
+    }
+    events
 }
 
 pub(super) fn open(directory: &Path, limits: Limits) -> Spool {
@@ -112,7 +120,7 @@ fn full_spool_drops_keepalives_first_tells_which_and_keeps_status_changes() {
         ..NO_LIMIT
     };
     let mut spool = open(directory.path(), limits);
-    let (mut seq, mut gaps, mut status) = (0, vec![], vec![]);
+    let (mut seq, mut gaps, mut status, mut last) = (0, vec![], vec![], BTreeMap::new());
     while gaps.is_empty() {
         let batch: Vec<_> = (0..1000)
             .map(|place| {
@@ -128,7 +136,7 @@ fn full_spool_drops_keepalives_first_tells_which_and_keeps_status_changes() {
                 event(seq, kind)
             })
             .collect();
-        gaps = spool.commit(&batch, 0).expect("commits");
+        gaps = spool.commit(&chained(&mut last, batch), 0).expect("commits");
         assert!(seq < 1_000_000, "the limit is reached");
     }
     assert_eq!(gaps.len(), 1);
@@ -329,6 +337,105 @@ fn cheap_events_do_not_push_dear_ones_out_of_their_share() {
 }
 
 #[test]
+fn gaps_tell_exactly_what_is_missing_of_each_stream() {
+    const KINDS: [Kind; 6] = [
+        Kind::Keepalive,
+        Kind::Osquery,
+        Kind::StatusChange,
+        Kind::RuleAlert,
+        Kind::Enrolled,
+        Kind::Keepalive,
+    ];
+    let directory = tempfile::tempdir().expect("directory");
+    let limits = Limits {
+        max_bytes: 2 * SEGMENT_LEN,
+        ..NO_LIMIT
+    };
+    let mut spool = open(directory.path(), limits);
+    let (mut seq, mut last, mut all, mut runs) = (0, BTreeMap::new(), vec![], vec![]);
+    for round in 0..40_u64 {
+        let batch = (0..1000_u64).map(|place| {
+            seq += 1;
+            // Neither kinds nor agents follow each other evenly.
+            let kind = KINDS[usize::try_from((place * place + round) % 7 % 6).expect("small")];
+            let kind = if kind == Kind::Enrolled && place % 40 != 0 {
+                Kind::Osquery
+            } else {
+                kind
+            };
+            event_of(&(place % 11).to_string(), seq, kind)
+        });
+        let batch = chained(&mut last, batch.collect());
+        all.extend(batch.iter().map(|event| (event.kind.stream(), event.seq)));
+        for gap in spool.commit(&batch, 0).expect("commits") {
+            assert!(gap.class != Some(Class::Audit) && gap.epoch == Some(1));
+            runs.extend(
+                gap.runs
+                    .iter()
+                    .map(|(from, to)| (gap.stream.expect("known"), *from, *to)),
+            );
+        }
+    }
+    for (stream, seq) in all {
+        let told = runs
+            .iter()
+            .filter(|(of, from, to)| *of == stream && (*from..=*to).contains(&seq))
+            .count();
+        assert_eq!(
+            told,
+            usize::from(!spool.waits(stream, seq)),
+            "{seq} of {}",
+            stream.name()
+        );
+    }
+    assert!(spool.depth().dropped > 10_000);
+}
+
+#[test]
+fn audit_has_room_of_its_own_that_nobody_else_can_fill() {
+    let directory = tempfile::tempdir().expect("directory");
+    let limits = Limits {
+        max_bytes: 2 * SEGMENT_LEN,
+        ..NO_LIMIT
+    };
+    let mut spool = open(directory.path(), limits);
+    let mut seq = 0;
+    let mut batch = |kind| -> Vec<_> {
+        let batch = (0..100).map(|_| {
+            seq += 1;
+            event_of(&seq.to_string(), seq, kind)
+        });
+        batch.collect()
+    };
+    // Changes of ever new agents are not dropped.
+    while spool.commit(&batch(Kind::StatusChange), 0).is_ok() {}
+    let mut audit = 0_usize;
+    while spool.commit(&batch(Kind::Audit), 0).is_ok() {
+        audit += 100;
+    }
+    let share = usize::try_from(limits.max_bytes / 100 * 15).expect("small");
+    assert!(audit * 1000 > share / 2, "{audit} of the audit trail found room");
+    assert_eq!(waiting(&spool, Stream::Audit).len(), audit);
+}
+
+#[test]
+fn event_that_is_given_up_is_told_with_the_next_commit() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut spool = open(directory.path(), NO_LIMIT);
+    let events: Vec<_> = (1..=5).map(|seq| event(seq, Kind::StatusChange)).collect();
+    spool.commit(&events, 0).expect("commits");
+    spool.hold(vec![event(6, Kind::StatusChange)]);
+    for seq in [3, 2, 6, 9] {
+        spool.give_up(Stream::State, seq, "too_large");
+    }
+    assert_eq!(waiting(&spool, Stream::State), [1, 4, 5]);
+    let gaps = spool.commit(&[event(7, Kind::StatusChange)], 0).expect("commits");
+    assert_eq!(gaps.len(), 1);
+    assert_eq!((gaps[0].runs.as_slice(), gaps[0].count), (&[(2, 3), (6, 6)][..], 3));
+    assert_eq!((gaps[0].class, gaps[0].first_ms), (Some(Class::Status), 1002));
+}
+
+#[test]
 fn damage_on_the_disk_is_told_by_its_numbers() {
     let directory = tempfile::tempdir().expect("directory");
     let mut spool = open(directory.path(), NO_LIMIT);
@@ -351,7 +458,10 @@ fn damage_on_the_disk_is_told_by_its_numbers() {
         .iter()
         .map(|gap| (gap.from_seq, gap.to_seq, gap.count, gap.reason))
         .collect();
-    assert_eq!(gaps, [(3, 3, 1, "damaged")]);
+    assert_eq!(gaps, [(3, 3, 1, "damaged"), (3, 3, 0, "damaged")]);
+    // Whose it was, the next event of its stream tells.
+    assert_eq!(recovered.gaps[1].stream, Some(Stream::State));
+    assert_eq!(recovered.gaps[1].runs, [(3, 3)]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use async_nats::{Message, StatusCode};
 use futures_util::{FutureExt, StreamExt};
-use muster_proto::event::{Kind, body::SpoolGap};
+use muster_proto::event::Kind;
 use muster_service::clock;
 use serde_json::json;
 
@@ -13,7 +13,6 @@ use super::{
     Session,
     way::Way,
 };
-use crate::keeper::{Errand, chain};
 
 /// Answers that are settled before the next events are sent.
 const ANSWERS_AT_ONCE: usize = 128;
@@ -153,29 +152,8 @@ impl Session<'_> {
 
     /// An event that can never be published; it is told as a gap.
     pub(super) fn lose(&mut self, lane: usize, seq: u64, reason: &'static str) {
-        let stream = self.lanes[lane].stream;
         self.publisher.counters.events_given_up_total.increment();
-        let now = clock::unix_ms();
-        let gap = SpoolGap {
-            class: "unknown",
-            node: &self.publisher.node,
-            epoch: self.publisher.epoch,
-            from_seq: seq,
-            to_seq: seq,
-            count: 1,
-            first_ts: now / 1000,
-            last_ts: now / 1000,
-            reason,
-            stream: stream.name(),
-            prev_last_seq: None,
-            producer: None,
-            runs: &[],
-        };
-        if self.publisher.shared.send(Errand::Event(gap.into_event(now))) {
-            self.lanes[lane].acknowledged(seq);
-            self.publisher.shared.acknowledge(stream, seq);
-        } else {
-            self.lanes[lane].failed(seq, Instant::now());
-        }
+        self.publisher.shared.give_up(self.lanes[lane].stream, seq, reason);
+        self.lanes[lane].acknowledged(seq);
     }
 }
