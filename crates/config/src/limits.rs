@@ -144,6 +144,8 @@ pub const SPOOL_MAX_BYTES: u64 = 1 << 30;
 pub const SPOOL_MAX_AGE: Duration = Duration::from_secs(3 * DAY);
 /// The bucket of agents' states.
 pub const KV_BUCKET: &str = "agents";
+/// The bucket of who has which agent.
+pub const OWNER_BUCKET: &str = "agent_owner";
 
 // ---- others ----
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use muster_config::{
     Agentless, AgentlessHost, Auth, Connection, ControlKey, ControlRole, CryptoAccept, Elevation, Encrypt, EventFormat,
     ExecMode, Family, Force, Input, Inputs, Internal, KeepaliveEvents, KeyConflict, KeyRequest, Kv, Layout, LogFormat,
-    ManagerKeepalive, ManagerVersion, Nats, Probe, Protocols, PublishMode, Rate, Recipient, Remote, Secret, Secrets,
-    Settings, SpoolFsync, WhenFull, differences, parse, show, show_internal,
+    ManagerKeepalive, ManagerVersion, Nats, Ownership, Probe, Protocols, PublishMode, Rate, Recipient, Remote, Secret,
+    Secrets, Settings, SpoolFsync, WhenFull, differences, parse, show, show_internal,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -331,6 +331,9 @@ fn nats() -> impl Strategy<Value = Nats> {
             nats.max_reconnects,
             nats.reconnect_delay,
         ) = (others.0, others.1, others.2, others.3, others.4);
+        nats.ownership = nats.kv.as_ref().map(|kv| Ownership {
+            bucket: kv.bucket.clone(),
+        });
         (nats.encrypt_messages, nats.message_signing, nats.audit_logging) = (flags[1], flags[2], flags[3]);
         (nats.control.enabled, nats.control.destroy, nats.escalation) = (flags[4], flags[5], flags[6]);
         // It needs both.

@@ -10,15 +10,15 @@ use std::{
 };
 
 use muster_proto::{
-    agent::AgentId,
-    ipc::control::{Request, Response},
+    agent::{AgentId, AgentStatus},
+    ipc::control::{AgentInfo, Request, Response},
     paths,
 };
 use muster_service::client::{Client, ClientError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::keeper::Shared;
+use crate::{keeper::Shared, owners::Owners};
 
 /// How long remoted may take for a page.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -101,9 +101,12 @@ async fn ask_for_heard(shared: &Shared, ear: &mut Ear) -> Result<(), ClientError
         };
         let intervals = agents.iter().map(|heard| Duration::from_secs(heard.interval));
         interval = intervals.chain(interval).min();
+        let owners = shared.owners();
         if let Some(mut roll) = shared.roll() {
-            agents.iter().for_each(|heard| roll.hear(heard));
+            let ours = agents.iter().filter(|heard| is_ours(owners.as_deref(), &heard.id));
+            ours.for_each(|heard| roll.hear(heard));
         }
+        drop(owners);
         after = next;
         if after.is_none() {
             break;
@@ -129,15 +132,37 @@ async fn ask_for_new(shared: &Shared) -> Result<usize, ClientError> {
     }
     let mut client = connect().await?;
     for id in &new {
-        if let Response::Agents { agents, .. } = client.ask(&Request::Agent(AgentId::new(id))).await?
-            && let Some(mut roll) = shared.roll()
-        {
-            agents.iter().for_each(|agent| roll.fill(agent));
+        if let Response::Agents { agents, .. } = client.ask(&Request::Agent(AgentId::new(id))).await? {
+            take(shared, &agents);
         }
     }
     // Whoever writes the bucket waits for something to be committed.
     shared.committed.send_modify(|commits| *commits += 1);
     Ok(new.len())
+}
+
+/// What remoted knows of some agents.
+fn take(shared: &Shared, agents: &[AgentInfo]) {
+    let mut owners = shared.owners();
+    if let Some(owners) = &mut owners {
+        let active = agents.iter().filter(|agent| agent.status == AgentStatus::Active);
+        for agent in active {
+            owners.found(agent.id.as_str(), agent.since.unwrap_or(0) * 1000);
+        }
+        shared.forget_lost(owners);
+    }
+    if let Some(mut roll) = shared.roll() {
+        let ours = agents.iter().filter(|agent| is_ours(owners.as_deref(), &agent.id));
+        ours.for_each(|agent| roll.fill(agent));
+    }
+    drop(owners);
+    if let Some(room) = &shared.owners {
+        room.wake();
+    }
+}
+
+fn is_ours(owners: Option<&Owners>, id: &AgentId) -> bool {
+    owners.is_none_or(|owners| !owners.is_foreign(id.as_str()))
 }
 
 async fn connect() -> Result<Client, ClientError> {
@@ -152,9 +177,7 @@ async fn ask(shared: &Shared) -> Result<usize, ClientError> {
         let Response::Agents { agents, more } = client.ask(&request).await? else {
             return Ok(count);
         };
-        if let Some(mut roll) = shared.roll() {
-            agents.iter().for_each(|agent| roll.fill(agent));
-        }
+        take(shared, &agents);
         count += agents.len();
         after = agents.last().map(|agent| agent.id.clone());
         if !more || after.is_none() {

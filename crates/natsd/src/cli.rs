@@ -4,6 +4,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -23,6 +24,7 @@ use crate::{
     keeper::{Keeper, Parts},
     keys::{self, Begun, Keyring, Rules},
     message::Composer,
+    owners::{self, Room},
     provision,
     publish::{Publisher, kv::Roll},
     seal::Sealer,
@@ -34,6 +36,8 @@ use crate::{
 
 /// The audit trail, below the home.
 const AUDIT_FILE: &str = "logs/natsd-audit.json";
+/// Where managers share their agents: how long producers wait at the start for what NATS says of those.
+const OWNERS_PATIENCE: Duration = Duration::from_secs(5);
 /// Without a broker the spool is only for looking back.
 const HISTORY_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -206,6 +210,10 @@ async fn start(
         report: Arc::clone(&report),
         counters: Arc::clone(&counters),
         roll: (nats.enabled && nats.kv.is_some()).then(|| Roll::new(&node, epoch)),
+        owners: nats.ownership.as_ref().filter(|_| nats.enabled).map(|owners| {
+            let room = Room::new(&owners.bucket, &node, epoch);
+            Arc::new(room)
+        }),
         first,
     });
     let thread = keeper.start().context("starting the spool's thread")?;
@@ -250,6 +258,13 @@ async fn start(
         })
         .await;
         // With the last sender of batches gone, the thread commits what it has and ends.
+        if let Some(room) = &intake_shared.owners {
+            // What waited for us may tell of agents that went to another manager meanwhile.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = room.wait_until_read(OWNERS_PATIENCE) => {}
+            }
+        }
         tokio::task::spawn_blocking(move || thread.join())
             .await?
             .ok()
@@ -287,7 +302,14 @@ async fn start(
         });
     }
 
-    if shared.roll().is_some() {
+    if let Some(room) = shared.owners.clone() {
+        let stop = running.stopping();
+        running.spawn("partings", async move {
+            owners::let_go(room, stop).await;
+            Ok(())
+        });
+    }
+    if shared.roll().is_some() || shared.owners.is_some() {
         let (census_shared, stop) = (Arc::clone(&shared), running.stopping());
         running.spawn("census", async move {
             census::run(census_shared, stop).await;

@@ -136,6 +136,15 @@ impl Handler for Control {
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         status
+        if let Some(counts) = self.shared.owners().map(|owners| owners.counts()) {
+            let counted = [
+                ("agents_owned", counts.owned),
+                ("agents_foreign", counts.foreign),
+                ("agents_unconfirmed", counts.unconfirmed),
+            ];
+            let counted = counted.map(|(name, count)| (name.to_owned(), count.to_string()));
+            status.facts.extend(counted);
+        }
     }
 
     async fn reload(&self) -> Result<String, String> {
@@ -196,6 +205,7 @@ impl Control {
         let audit = self.shared.audit_trouble();
         degraded.extend(audit.map(|why| format!("acts are missing in the audit trail: {why}")));
         degraded.extend(self.report.degraded());
+        degraded.extend(self.shared.owners.as_ref().and_then(|room| room.degraded()));
         degraded
     }
 

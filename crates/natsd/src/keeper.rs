@@ -42,6 +42,7 @@ use crate::{
     aside::Aside,
     audit::Audit,
     message::Composer,
+    owners::Room,
     publish::kv::Roll,
     sequence::Sequencer,
     spool::{Recovered, Spool},
@@ -84,6 +85,8 @@ pub(crate) struct Parts {
     pub(crate) counters: Arc<Counters>,
     /// What a key-value bucket mirrors, if there is one.
     pub(crate) roll: Option<Roll>,
+    /// Which manager has which agent, if several share a fleet.
+    pub(crate) owners: Option<Arc<Room>>,
     /// What is to be published first, such as the key of this epoch.
     pub(crate) first: Vec<Event>,
 }
@@ -125,6 +128,7 @@ impl Keeper {
             roll: parts.roll.map(Mutex::new),
             announced: Mutex::default(),
             errands: Mutex::default(),
+            owners: parts.owners,
             spilled: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             wake: Notify::new(),

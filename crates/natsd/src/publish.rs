@@ -8,6 +8,7 @@
 //! held: what is sent next is decided from the spool alone.
 
 mod answer;
+mod claims;
 pub(crate) mod connection;
 pub(crate) mod fence;
 pub(crate) mod kv;
@@ -74,6 +75,9 @@ impl Publisher {
             let (begun, published) = (Instant::now(), self.counters.events_published_total.value());
             let end = runtime.block_on(self.one_connection(server, &mut fence, &mut met, failures, stop));
             let stopped = matches!(end, End::Stopped);
+            if let Some(room) = &self.shared.owners {
+                room.lose_touch();
+            }
             match end {
                 End::Stopped => {}
                 End::Lost(why) => {
@@ -104,7 +108,9 @@ impl Publisher {
 
     /// Only where buckets are used at all.
     fn fence(&self) -> Option<Fence> {
-        self.nats.kv.as_ref()?;
+        if self.nats.ownership.is_none() {
+            self.nats.kv.as_ref()?;
+        }
         let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         match Fence::open(&self.nats.spool.dir, &self.node, self.epoch, host.unwrap_or_default()) {
             Ok(fence) => Some(fence),
@@ -206,7 +212,10 @@ impl Publisher {
             Err(why) => return End::Lost(why),
         };
         let Some(fence) = held else {
-            return session.run(stop).await;
+            return tokio::select! {
+                end = session.run(stop) => end,
+                never = claims::run(&client, &self.shared) => match never {},
+            };
         };
         let end = tokio::select! {
             end = session.run(stop) => end,
@@ -216,6 +225,7 @@ impl Publisher {
         if matches!(end, End::Stopped) {
             fence.release(&client).await;
         }
+            never = claims::run(&client, &self.shared) => match never {},
         end
     }
 

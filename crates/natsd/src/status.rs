@@ -21,6 +21,8 @@ muster_service::counters! {
         /// Events that can never be published, such as those that are too large for the broker.
         events_given_up_total,
         /// Events that had been acknowledged, and were sent again since the broker had lost them.
+        /// Events of agents that are another manager's; nobody hears of them.
+        events_suppressed_total,
         events_rewound_total,
         /// Entries written to the key-value bucket.
         kv_writes_total,

@@ -15,8 +15,8 @@ pub use global::{Cluster, Global, Layout, LogFormat, Logging, Muster};
 pub use internal::{AuthInternal, DebugLevel, Internal, MonitordInternal, RemotedInternal};
 pub use key_request::{ExecMode, KeyRequest};
 pub use nats::{
-    Control, ControlKey, ControlRole, Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Publish, PublishMode,
-    Recipient, Spool, SpoolFsync,
+    Control, ControlKey, ControlRole, Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Ownership, Publish,
+    PublishMode, Recipient, Spool, SpoolFsync,
 };
 pub use remote::{
     Connection, CryptoAccept, KeyConflict, ManagerKeepalive, Probe, Protocols, Remote, RemoteLimits, WhenFull,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use muster_proto::{
-    event::{Event, Kind, Stream, body::SpoolGap},
+    event::{Event, Kind, Stream, body::SpoolGap, header},
     ipc::control::PublishedEvent,
 };
 use muster_service::clock;
@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use super::{Batch, Keeper};
 use crate::{
     message::{CopyOf, Numbers},
+    owners::Admission,
     spool::{
         SpoolError,
-        record::{self, Mark, Stored},
+        record::{self, Mark, Name, Stored},
     },
 };
 
@@ -28,6 +29,8 @@ struct Composed {
     shown: Option<Vec<PublishedEvent>>,
     /// What goes into the audit trail once they are safe.
     acts: Vec<(&'static str, Value)>,
+    /// Events that nobody hears of: another manager tells of their agents.
+    suppressed: Vec<Mark>,
 }
 
 impl Keeper {
@@ -54,6 +57,7 @@ impl Keeper {
             shown: (self.shared.followers.receiver_count() > 0 || self.shared.roll.is_some()).then(Vec::new),
             stored: Vec::new(),
             acts: Vec::new(),
+            suppressed: Vec::new(),
         };
         let mut taken: BTreeMap<(&str, u64), u64> = BTreeMap::new();
         for batch in batches {
@@ -91,6 +95,7 @@ impl Keeper {
         }
         let count = commit.stored.len();
         if count == 0 {
+            self.pass_over(&commit.suppressed);
             return Ok(());
         }
         self.findings.prepare();
@@ -104,17 +109,22 @@ impl Keeper {
                 return Err(error);
             }
         }
+        self.pass_over(&commit.suppressed);
         for (act, detail) in &commit.acts {
             if *act == DROPPED {
                 tracing::warn!(%detail, "a daemon dropped events before they could be taken");
             }
             self.audit_act(act, detail);
         }
+        let owners = self.shared.owners();
         if let Some(mut roll) = self.shared.roll() {
-            for event in commit.shown.iter().flatten() {
+            let is_ours = |id: &str| owners.as_ref().is_none_or(|owners| !owners.is_foreign(id));
+            let shown = commit.shown.iter().flatten();
+            for event in shown.filter(|event| is_ours(&event.event.subject_key)) {
                 roll.note(&event.event, event.sequence);
             }
         }
+        drop(owners);
         self.shared.committed.send_modify(|commits| *commits += 1);
         let shown = match commit.shown {
             Some(shown) => shown,
@@ -178,9 +188,20 @@ impl Keeper {
     }
 
     fn compose(&mut self, event: &Event, mark: &Mark, commit: &mut Composed) -> Result<(), SpoolError> {
-        let sequence = self.compose_one(event, mark, None, commit)?;
+        // Before it gets a number: what is not told leaves no gap.
+        let admission = self.shared.owners.as_ref().map(|room| room.admit(event));
+        let owner = match admission {
+            Some(Admission::Suppressed) => {
+                commit.suppressed.push(mark.clone());
+                return Ok(());
+            }
+            Some(Admission::Owned(revision)) => Some(revision),
+            Some(Admission::Free) | None => None,
+        };
+        let sequence = self.compose_one(event, mark, None, owner.as_deref(), commit)?;
         if let Some((copy, finding)) = self.findings.copy_of(event) {
-            self.compose_one(&copy, mark, Some(CopyOf { sequence, finding }), commit)?;
+            let copy_of = Some(CopyOf { sequence, finding });
+            self.compose_one(&copy, mark, copy_of, owner.as_deref(), commit)?;
         }
         Ok(())
     }
@@ -188,12 +209,26 @@ impl Keeper {
     fn compose_one(
         &mut self,
         event: &Event,
+    /// Events that are nobody's business count as taken all the same.
+    fn pass_over(&self, suppressed: &[Mark]) {
+        if !suppressed.is_empty() {
+            let count = u64::try_from(suppressed.len()).unwrap_or(u64::MAX);
+            self.counters.events_suppressed_total.add(count);
+            let mut spool = self.shared.spool();
+            suppressed.iter().for_each(|mark| spool.pass_over(mark));
+        }
+    }
+
         mark: &Mark,
         copy_of: Option<CopyOf>,
         commit: &mut Composed,
     ) -> Result<u64, SpoolError> {
         let numbers = self.number(event.kind.stream())?;
-        let stored = self.composer.compose(event, mark.clone(), numbers, copy_of);
+        owner: Option<&str>,
+        let mut stored = self.composer.compose(event, mark.clone(), numbers, copy_of);
+        // Not signed, as no header but those of the preamble is.
+        let owner = owner.map(|owner| (Name::Borrowed(header::OWNER), owner.to_owned()));
+        stored.headers.extend(owner);
         if let Some(shown) = &mut commit.shown {
             // Followers on this machine see what was said before it was sealed or put into another form.
             shown.push(PublishedEvent {

@@ -183,6 +183,7 @@ impl Keeper {
         let mut degraded = self.report.degraded();
         degraded.extend(self.shared.trouble());
         degraded.extend(self.shared.audit_trouble());
+        degraded.extend(self.shared.owners.as_ref().and_then(|room| room.degraded()));
         let age = if depth.oldest_ms == 0 {
             0
         } else {

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use crate::{
+    owners::{Owners, Room},
     publish::kv::Roll,
     spool::{Spool, record::Stored},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     /// Acts that came faster than they could be written down.
     pub(super) missed: AtomicU64,
     pub(super) roll: Option<Mutex<Roll>>,
+    /// Which manager has which agent, if several share a fleet.
+    pub(crate) owners: Option<Arc<Room>>,
     /// The newest announcement of each signing key, by key.
     pub(super) announced: Mutex<BTreeMap<String, Stored>>,
     /// What the thread is to do besides.
@@ -97,6 +100,19 @@ impl Shared {
     }
 
         Some(roll.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Which manager has which agent, if several share a fleet. Who wants the roll as well takes it behind this.
+    pub(crate) fn owners(&self) -> Option<MutexGuard<'_, Owners>> {
+        self.owners.as_ref().map(|room| room.owners())
+    }
+
+    /// Agents that became another manager's are told of there.
+    pub(crate) fn forget_lost(&self, owners: &mut Owners) {
+        let lost = owners.take_lost();
+        if let Some(mut roll) = self.roll().filter(|_| !lost.is_empty()) {
+            lost.iter().for_each(|id| roll.forget(id));
+        }
     }
 
     /// The newest announcement of each signing key, by key.

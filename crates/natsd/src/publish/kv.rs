@@ -238,6 +238,15 @@ impl Roll {
         taken.take(most).collect()
     }
 
+    /// Another manager tells of this agent.
+    pub(crate) fn forget(&mut self, id: &str) {
+        if let Some(due) = self.agents.remove(id).and_then(|row| row.due_ms) {
+            self.aged.remove(&(due, id.to_owned()));
+        }
+        self.dirty.remove(id);
+        self.curious.remove(id);
+    }
+
     /// The bucket has lost what was in it.
     fn write_all_again(&mut self) {
         self.dirty = self.agents.keys().cloned().collect();

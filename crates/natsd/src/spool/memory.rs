@@ -136,6 +136,12 @@ impl Spool {
         held.max(self.taken(producer, incarnation))
     }
 
+    /// An event is not to be kept, but counts as known. When its producer is told so, the cursor's file says it first.
+    pub(crate) fn pass_over(&mut self, mark: &Mark) {
+        let highest = self.memory.highest.entry(source_of(mark)).or_default();
+        *highest = mark.number.max(*highest);
+    }
+
     /// Whether all of a producer's events up to this number are on the disk, or the broker's.
     pub(crate) fn is_safe(&self, producer: &str, incarnation: u64, number: u64) -> bool {
         let held = self.memory.held.get(&(producer.to_owned(), incarnation));

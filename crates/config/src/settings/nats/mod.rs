@@ -70,6 +70,8 @@ pub struct Nats {
     pub keepalive_events: KeepaliveEvents,
     /// The key-value bucket that mirrors the state of agents, if one is wanted.
     pub kv: Option<Kv>,
+    /// How managers that share a fleet agree on who has which agent, if they do.
+    pub ownership: Option<Ownership>,
     /// Requests that may come back over NATS.
     pub control: Control,
     /// Who may send them.
@@ -110,6 +112,7 @@ impl Default for Nats {
             format: EventFormat::Native,
             keepalive_events: KeepaliveEvents::All,
             kv: None,
+            ownership: None,
             control: Control::default(),
             control_keys: Vec::new(),
             source: limits::EVENT_SOURCE.to_owned(),
@@ -285,6 +288,21 @@ impl Default for Kv {
     fn default() -> Self {
         Self {
             bucket: limits::KV_BUCKET.to_owned(),
+        }
+    }
+}
+
+/// `<ownership bucket="..."/>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ownership {
+    /// The bucket's name.
+    pub bucket: String,
+}
+
+impl Default for Ownership {
+    fn default() -> Self {
+        Self {
+            bucket: limits::OWNER_BUCKET.to_owned(),
         }
     }
 }

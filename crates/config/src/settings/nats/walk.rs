@@ -1,8 +1,8 @@
 //! Which options `<nats>` has, and which of them go together.
 
 use super::{
-    Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Publish, PublishMode, Recipient, Spool, SpoolFsync,
-    control::user_key,
+    Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Ownership, Publish, PublishMode, Recipient, Spool,
+    SpoolFsync, control::user_key,
 };
 use crate::{
     kind::{Reading, Special, bytes, maybe, number, path, secret, span, text, word, words, yes_no},
@@ -60,6 +60,7 @@ impl Block for Nats {
         walk.own("format", formats, &mut self.format);
         walk.own("keepalive_events", keepalive_events(), &mut self.keepalive_events);
         walk.optional(Origin::Own, "kv", Repeated::Merged, &mut self.kv);
+        walk.optional(Origin::Own, "ownership", Repeated::Merged, &mut self.ownership);
         walk.block(Origin::Own, "control", &mut self.control);
         walk.blocks(Origin::Own, "control_key", &mut self.control_keys);
         walk.own("source", text(128), &mut self.source);
@@ -360,6 +361,12 @@ impl Block for Spool {
 }
 
 impl Block for Kv {
+    fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.attribute(Origin::Own, Need::Optional, "bucket", name(), &mut self.bucket);
+    }
+}
+
+impl Block for Ownership {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
         walk.attribute(Origin::Own, Need::Optional, "bucket", name(), &mut self.bucket);
     }

@@ -47,6 +47,7 @@ fn without_audit(directory: &std::path::Path) -> (Commander, Keeper, mpsc::Recei
         report: Arc::clone(&report),
         counters: Arc::clone(&counters),
         roll: None,
+        owners: None,
         first: Vec::new(),
     });
     let (tickets, ordered) = mpsc::channel(MAX_TICKETS);

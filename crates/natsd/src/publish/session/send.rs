@@ -145,6 +145,16 @@ impl Session<'_> {
 
     pub(super) async fn write_kv(&mut self) -> Result<(), String> {
         let Some(kv) = &mut self.kv else { return Ok(()) };
+        // Of agents that are another manager's nothing is written, and nobody knows yet which those are.
+        if self
+            .publisher
+            .shared
+            .owners
+            .as_ref()
+            .is_some_and(|room| room.is_unread())
+        {
+            return Ok(());
+        }
         loop {
             let next = self
                 .publisher
