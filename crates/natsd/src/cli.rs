@@ -26,9 +26,9 @@ use crate::{
     message::Composer,
     owners::{self, Room},
     provision,
-    publish::{Publisher, kv::Roll},
+    publish::{self, Publisher, kv::Roll},
     seal::Sealer,
-    sequence::Sequencer,
+    sequence::{Elsewhere, Sequencer},
     spool::{Limits, Spool},
     status::{Counters, Hearing, Link, Report},
     verify,
@@ -56,6 +56,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+    AuditCheck(audit::command::AuditCheck),
 enum Command {
     Verify(verify::command::Verify),
     Provision(provision::Provision),
@@ -72,6 +73,7 @@ pub fn command() -> clap::Command {
 /// What keeps the daemon from running.
 pub fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
+        Some(Command::AuditCheck(check)) => return check.run(&cli.common),
     match &cli.command {
         Some(Command::Verify(verify)) => return verify.run(&cli.common),
         Some(Command::Provision(provision)) => return provision.run(&cli.common),
@@ -82,13 +84,14 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let events = startup.stream_socket("events", paths::EVENTS_SOCKET)?;
     let spool = startup.settings.nats.spool.dir.clone();
     startup.own_directory(&spool.to_string_lossy())?;
-    make_signing_key(&startup)?;
+    let had_key = make_signing_key(&startup)?;
     startup.drop_privileges(file_access(&startup.settings.nats))?;
-    startup.run(async move |running| start(running, control, events).await)
+    startup.run(async move |running| start(running, control, events, had_key).await)
 }
 
-/// The first start makes a signing key; it must be readable for the user that the daemon becomes.
-fn make_signing_key(startup: &Startup) -> anyhow::Result<()> {
+/// The first start makes a signing key; it must be readable for the user that the daemon becomes. Whether there was one.
+    let mut had_key = false;
+fn make_signing_key(startup: &Startup) -> anyhow::Result<bool> {
     let nats = &startup.settings.nats;
     if nats.enabled && nats.message_signing {
         let path = &nats.signing_key;
@@ -98,10 +101,11 @@ fn make_signing_key(startup: &Startup) -> anyhow::Result<()> {
         })?;
         if made {
             startup.own_file(&path.to_string_lossy())?;
+        had_key = !made;
             tracing::info!(path = %path.display(), "made a signing key; consumers must learn its public half");
         }
     }
-    Ok(())
+    Ok(had_key)
 }
 
 fn file_access(nats: &Nats) -> FileAccess {
@@ -123,6 +127,7 @@ fn file_access(nats: &Nats) -> FileAccess {
 
 async fn start(
     running: &mut Running,
+    had_key: bool,
     control: std::os::unix::net::UnixListener,
     events: std::os::unix::net::UnixListener,
 ) -> anyhow::Result<()> {
@@ -131,9 +136,21 @@ async fn start(
     let node = node_name(&settings);
     let directory = nats.spool.dir.clone();
     let (spool, recovered) = Spool::open(&directory, limits(nats)).context("opening the spool")?;
-    let sequencer = Sequencer::open(&directory, &node, &recovered, clock::unix_s()).context("opening the sequence")?;
+    let elsewhere = Elsewhere {
+        had_key,
+        epoch: if nats.enabled {
+            publish::fence::known_epoch(nats, &node).await
+        } else {
+            None
+        },
+    };
+    let sequencer = Sequencer::open(&directory, &node, &recovered, elsewhere, clock::unix_s());
+    let sequencer = sequencer.context("opening the sequence")?;
     if sequencer.state_lost {
-        tracing::error!("the state of the sequence was lost: a new epoch begins above what the spool knows");
+        tracing::error!(
+            first_sequence = sequencer.before + 1,
+            "the state of the sequence was lost, and perhaps events with it: a new epoch begins"
+        );
     }
     tracing::info!(
         epoch = sequencer.epoch,
@@ -144,7 +161,9 @@ async fn start(
     let now_ms = clock::unix_ms();
     let epoch = sequencer.epoch;
     let begun = if sequencer.state_lost {
-        Begun::StateLost
+        Begun::StateLost {
+            first_seq: sequencer.before + 1,
+        }
     } else {
         Begun::Start
     };
@@ -163,8 +182,8 @@ async fn start(
         (None, Vec::new())
     };
     let audit = if nats.enabled && nats.audit_logging {
-        let audit = Audit::open(Path::new(AUDIT_FILE), &node, epoch);
-        Some(audit.with_context(|| format!("opening {AUDIT_FILE}"))?)
+        let audit = Audit::open(Path::new(audit::FILE), &node, epoch);
+        Some(audit.with_context(|| format!("opening {}", audit::FILE))?)
     } else {
         None
     };

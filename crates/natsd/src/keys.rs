@@ -36,6 +36,8 @@ const MAX_RECORDS: usize = 10;
 const _: () = assert!(MAX_RECORDS > file::MAX_SEEDS, "a key with a seed is never forgotten");
 const STATE: &str = "keys.state";
 const ALGORITHM: &str = header::ED25519;
+/// Why a key is announced: its node no longer knows how far its numbers had gone.
+pub(crate) const STATE_LOST: &str = "state_lost";
 const KEY_CHANGE_LEVEL: u8 = 3;
 const REVOKED_LEVEL: u8 = 12;
 
@@ -45,7 +47,10 @@ pub(crate) enum Begun {
     /// With the next start.
     Start,
     /// The state of the sequence was lost.
-    StateLost,
+    StateLost {
+        /// The first number of the epoch.
+        first_seq: u64,
+    },
 }
 
 /// Whose keys they are, and how they change.
@@ -119,12 +124,12 @@ impl Keyring {
             written,
         };
         let mut news = ring.change(now_ms)?;
-        let begun = match ring.rules.begun {
-            Begun::Start => "start",
-            Begun::StateLost => "state_lost",
+        let (begun, is_lost) = match ring.rules.begun {
+            Begun::Start => ("start", false),
+            Begun::StateLost { .. } => (STATE_LOST, true),
         };
         // Each epoch is announced with its key, and that first of all.
-        if ring.rules.begun == Begun::StateLost || news.first().is_none_or(|(kid, _)| *kid != ring.active) {
+        if is_lost || news.first().is_none_or(|(kid, _)| *kid != ring.active) {
             news.insert(0, (ring.active.clone(), begun));
         }
         let events = ring.announcements(news, now_ms);
@@ -352,7 +357,11 @@ impl Keyring {
     fn announcements(&self, news: Vec<(String, &'static str)>, now_ms: u64) -> Vec<Event> {
         let events = news.into_iter().filter_map(|(kid, reason)| {
             let key = self.keys.iter().find(|key| key.record.kid == kid)?;
-            Some(announcement(&key.record, reason, now_ms))
+            let first_seq = match self.rules.begun {
+                Begun::StateLost { first_seq } if reason == STATE_LOST => Some(first_seq),
+                _ => None,
+            };
+            Some(announcement(&key.record, reason, first_seq, now_ms))
         });
         events.collect()
     }
@@ -416,15 +425,24 @@ struct Announced<'a> {
     #[serde(flatten)]
     record: &'a KeyRecord,
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_seq: Option<u64>,
 }
 
-fn announcement(record: &KeyRecord, reason: &str, now_ms: u64) -> Event {
+fn announcement(record: &KeyRecord, reason: &str, first_seq: Option<u64>, now_ms: u64) -> Event {
     let level = if record.status == KeyStatus::Revoked {
         REVOKED_LEVEL
     } else {
         KEY_CHANGE_LEVEL
     };
-    let body = wrapped("key", &Announced { record, reason });
+    let body = wrapped(
+        "key",
+        &Announced {
+            record,
+            reason,
+            first_seq,
+        },
+    );
     manager_event(Kind::KeyAnnouncement, "", now_ms, level, body)
 }
 

@@ -25,6 +25,15 @@ struct State {
     reserved_upto: u64,
 }
 
+/// What is known of this node without the spool's directory, which may have been lost, or brought back from an old copy.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Elsewhere {
+    /// Whether there was a signing key before this start.
+    pub(crate) had_key: bool,
+    /// Its epoch, as the bucket of names has it.
+    pub(crate) epoch: Option<u64>,
+}
+
 /// A reservation that was written, or could not be.
 #[derive(Debug)]
 struct Reserved {
@@ -47,26 +56,37 @@ pub(crate) struct Sequencer {
     pub(crate) known: u64,
     /// What the last sequence before this epoch may have been.
     pub(crate) before: u64,
-    /// Whether the state file was lost.
+    /// Whether it is not known how far the numbers had gone.
     pub(crate) state_lost: bool,
     next: u64,
     reserved_upto: u64,
 }
 
 impl Sequencer {
-    /// Goes on above everything that was ever used, as far as the state file, the cursor and the spool tell.
-    pub(crate) fn open(directory: &Path, node: &str, recovered: &Recovered, now_s: u64) -> Result<Self, SpoolError> {
+    /// Goes on above everything that was ever used, as far as the state file, the cursor and the spool tell. Where they do
+    /// not tell it, or less than others know, the epoch is one that was never used.
+    pub(crate) fn open(
+        directory: &Path,
+        node: &str,
+        recovered: &Recovered,
+        elsewhere: Elsewhere,
+        now_s: u64,
+    ) -> Result<Self, SpoolError> {
         let (slots, content) = Slots::open(&directory.join(STATE))?;
         let state = content.and_then(|content| serde_json::from_slice::<State>(&content).ok());
-        let fresh = state.is_none() && recovered.last_seq == 0;
         let before = state
             .as_ref()
             .map_or(0, |state| state.reserved_upto)
             .max(recovered.last_seq);
-        let epoch = match &state {
-            Some(state) => state.epoch.max(recovered.last_epoch) + 1,
+        let known = state.as_ref().map_or(0, |state| state.epoch).max(recovered.last_epoch);
+        let highest = known.max(elsewhere.epoch.unwrap_or(0));
+        let fresh = state.is_none() && recovered.last_seq == 0 && !elsewhere.had_key && elsewhere.epoch.is_none();
+        let state_lost = !fresh && (state.is_none() || highest > known);
+        let epoch = if fresh || state_lost {
             // Nobody knows how many epochs there were; the time is above any count of starts.
-            None => now_s.max(recovered.last_epoch) + 1,
+            highest.max(now_s) + 1
+        } else {
+            highest + 1
         };
         let mut sequencer = Self {
             slots: Some(slots),
@@ -76,7 +96,7 @@ impl Sequencer {
             epoch,
             known: recovered.last_seq,
             before,
-            state_lost: state.is_none() && !fresh,
+            state_lost,
             next: before + 1,
             reserved_upto: before,
         };
@@ -181,8 +201,14 @@ impl Sequencer {
 mod tests {
     use super::*;
 
+    const NOW_S: u64 = 1_795_243_200;
+
     fn open(directory: &Path, recovered: &Recovered) -> Sequencer {
-        Sequencer::open(directory, "node", recovered, 1_795_243_200).expect("opens")
+        knowing(directory, recovered, Elsewhere::default())
+    }
+
+    fn knowing(directory: &Path, recovered: &Recovered, elsewhere: Elsewhere) -> Sequencer {
+        Sequencer::open(directory, "node", recovered, elsewhere, NOW_S).expect("opens")
     }
 
     #[test]
@@ -227,5 +253,38 @@ mod tests {
         let mut sequencer = open(directory.path(), &recovered);
         assert!(sequencer.state_lost && sequencer.epoch > 1_000_000_000);
         assert_eq!(sequencer.next().expect("next"), 501);
+    }
+
+    #[test]
+    fn empty_directory_of_a_node_that_is_not_new_begins_an_epoch_above_all_and_says_so() {
+        let opened = |had_key, epoch| {
+            let directory = tempfile::tempdir().expect("directory");
+            let elsewhere = Elsewhere { had_key, epoch };
+            let mut sequencer = knowing(directory.path(), &Recovered::default(), elsewhere);
+            assert_eq!(sequencer.next().expect("next"), 1);
+            (sequencer.state_lost, sequencer.epoch)
+        };
+        assert_eq!(opened(false, None), (false, NOW_S + 1), "the first start ever");
+        assert_eq!(opened(true, None), (true, NOW_S + 1));
+        assert_eq!(opened(false, Some(7)), (true, NOW_S + 1));
+        assert_eq!(opened(true, Some(NOW_S + 9)), (true, NOW_S + 10), "the clock went back");
+    }
+
+    #[test]
+    fn directory_from_an_old_copy_is_known_by_the_epoch_that_the_bucket_has() {
+        let directory = tempfile::tempdir().expect("directory");
+        let epoch = open(directory.path(), &Recovered::default()).epoch;
+        let again = |known| {
+            let elsewhere = Elsewhere {
+                had_key: true,
+                epoch: Some(known),
+            };
+            let mut sequencer = knowing(directory.path(), &Recovered::default(), elsewhere);
+            sequencer.close().expect("closes");
+            (sequencer.state_lost, sequencer.epoch)
+        };
+        assert_eq!(again(epoch), (false, epoch + 1));
+        assert_eq!(again(epoch + 5), (true, epoch + 6));
+        assert_eq!(again(epoch + 6), (false, epoch + 7), "it is known now");
     }
 }

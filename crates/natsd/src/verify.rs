@@ -12,36 +12,48 @@
 //! ```
 
 mod announcements;
+mod chain;
 pub mod command;
+mod declared;
 mod keys;
 mod single;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_proto::event::{Kind, Stream, header, subject};
+use muster_proto::event::{Kind, Stream, header};
 use nkeys::XKey;
 use serde_json::Value;
 
+pub use self::chain::Hole;
+pub(crate) use self::keys::Keys;
 use self::{
-    keys::{Doubt, Keys},
-    single::{announced, check_body, check_id, check_limits, identity, says_nothing, senseless},
-    window::Window,
+    chain::{At, Chain, Seen},
+    declared::{Declared, Start},
+    keys::Doubt,
+    single::{
+        Announced, announced, check_body, check_id, check_limits, check_subject, identity, never_ages, says_nothing,
+        senseless,
+    },
 };
 use crate::{
-    format,
-    keys::KeyRecord,
-    seal,
+    format, seal,
     signature::{Preamble, public_key, verifies},
 };
 
-/// The largest body and the most headers that are looked at.
+/// The largest body that is looked at; no broker takes a larger one.
 const MAX_BODY_LEN: usize = 8 * 1024 * 1024;
+/// The most headers, and the most bytes of their names and values together. Ours have less than 3,000, with eight recipients.
 const MAX_HEADERS: usize = 64;
+const MAX_HEADERS_LEN: usize = 32 * 1024;
 /// How far a clock may be off.
 const MAX_SKEW_MS: u64 = 300 * 1000;
-/// Holes and declared ranges that are remembered of each node.
+/// Holes that are remembered of a stream, and declared ranges of each.
 const MAX_HOLES: usize = 100_000;
+/// How long a hole may be there that nobody has declared, in milliseconds: what is late comes within that time.
+pub const OVERDUE_MS: u64 = 60 * 1000;
+/// The step that fails when a message is so old that nobody knows whether it came before.
+pub const REPLAY: &str = "replay";
 /// Streams of nodes that are followed.
 const MAX_CHAINS: usize = 2000;
 /// Epochs of a stream whose numbers are told apart. Of an older one, only what fits into a hole is taken.
@@ -78,7 +90,8 @@ pub struct Policy {
     pub nodes: BTreeMap<String, String>,
     /// Whether events must be signed.
     pub signed: bool,
-    /// The oldest event that may still come, in milliseconds; `None` reads history and looks at no clock.
+    /// The oldest event that may still come, in milliseconds, where events grow too old; `None` reads history and looks
+    /// at no clock.
     pub max_age_ms: Option<u64>,
     /// Opens sealed bodies.
     pub recipient: Option<XKey>,
@@ -127,31 +140,13 @@ pub struct Verdict {
     pub unannounced: bool,
 }
 
-/// Numbers of a stream that are missing: behind `after` up to `upto`, of which at least the last was used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hole {
-    /// The last number before it.
-    pub after: u64,
-    /// Its last number.
-    pub upto: u64,
-}
-
-#[derive(Default)]
-struct Chain {
-    windows: BTreeMap<u64, Window>,
-    last: Option<u64>,
-    holes: Vec<Hole>,
-}
-
-/// A range that a node has declared as lost: stream (`None` = any), first, last.
-type Declared = (Option<Stream>, u64, u64);
-
 /// See the module.
 pub struct Verifier {
     policy: Policy,
     keys: Keys,
     chains: BTreeMap<(String, Stream), Chain>,
-    declared: BTreeMap<String, Vec<Declared>>,
+    declared: BTreeMap<String, Declared>,
+    reads_history: bool,
 }
 
 /// A check that a message did not pass.
@@ -190,7 +185,13 @@ impl Verifier {
             policy,
             chains: BTreeMap::new(),
             declared: BTreeMap::new(),
+            reads_history: false,
         }
+    }
+
+    /// Whether what comes next was in its stream before anybody looked: then it may be of any age, whatever the policy says.
+    pub fn read_history(&mut self, history: bool) {
+        self.reads_history = history;
     }
 
     /// Checks the next message. `now_ms` is Unix milliseconds.
@@ -210,17 +211,15 @@ impl Verifier {
     fn overhear(&mut self, message: &Message) -> Result<(), Refusal> {
         check_limits(message)?;
         let id = identity(message).ok_or_else(senseless)?;
-        let record = announced(message, &id).ok_or_else(says_nothing)?;
-        self.keys.introduce(&record);
+        let announced = announced(message, &id).ok_or_else(says_nothing)?;
+        self.keys.introduce(&announced.record);
         let kid = self.check_key(message, &id)?;
-        let subject = message.header(header::SUBJECT).unwrap_or_default();
-        if !subject::fits(id.kind, subject) {
-            return Err(("subject", format!("{subject} is no subject of announcements")).into());
-        }
+        check_subject(&id, message.header(header::SUBJECT).unwrap_or_default())?;
         check_id(message, &id)?;
         if kid.is_some() {
             self.keys.know_epoch(id.node, id.epoch);
-            self.learn_key(Some(&record))?;
+            self.learn_start(&id, &announced);
+            self.learn_key(Some(&announced))?;
         }
         Ok(())
     }
@@ -229,17 +228,46 @@ impl Verifier {
     pub fn undeclared(&self) -> Vec<(String, Stream, Hole)> {
         let mut undeclared = Vec::new();
         for ((node, stream), chain) in &self.chains {
-            let ranges = self.declared.get(node).map_or(&[][..], Vec::as_slice);
-            for hole in &chain.holes {
-                let declared = ranges
-                    .iter()
-                    .any(|(of, from, to)| of.is_none_or(|of| of == *stream) && (*from..=*to).contains(&hole.upto));
-                if !declared {
-                    undeclared.push((node.clone(), *stream, *hole));
+            let declared = self.declared.get(node);
+            let cut_off = declared.and_then(Declared::newest);
+            let cut_off = cut_off.and_then(|(run, start)| chain.cut_off(run, start.first));
+            let holes = chain.holes.iter().map(|missing| missing.hole).chain(cut_off);
+            let holes = holes.filter(|hole| !declared.is_some_and(|declared| declared.covers(*stream, *hole)));
+            undeclared.extend(holes.map(|hole| (node.clone(), *stream, hole)));
+        }
+        undeclared
+    }
+
+    /// Of those, which have been there for so long, as [`OVERDUE_MS`] is: each once.
+    pub fn overdue(&mut self, now_ms: u64, patience_ms: u64) -> Vec<(String, Stream, Hole)> {
+        let is_overdue = |since_ms: u64| now_ms.saturating_sub(since_ms) >= patience_ms;
+        let mut overdue = Vec::new();
+        for ((node, stream), chain) in &mut self.chains {
+            let declared = self.declared.get(node);
+            if let Some((run, start)) = declared.and_then(Declared::newest)
+                && is_overdue(start.since_ms)
+                && chain.cut_off(run, start.first).is_some()
+            {
+                // Without room it is told at the end.
+                let _ = chain.begin_run(run, start.first, start.since_ms);
+            }
+            for missing in &mut chain.holes {
+                if !missing.told
+                    && is_overdue(missing.since_ms)
+                    && !declared.is_some_and(|declared| declared.covers(*stream, missing.hole))
+                {
+                    missing.told = true;
+                    overdue.push((node.clone(), *stream, missing.hole));
                 }
             }
         }
-        undeclared
+        overdue
+    }
+
+    /// Whether [`Self::overdue`] has given this hole.
+    pub fn was_told(&self, (node, stream, hole): &(String, Stream, Hole)) -> bool {
+        let chain = self.chains.get(&(node.clone(), *stream));
+        chain.is_some_and(|chain| chain.holes.iter().any(|missing| missing.told && missing.hole == *hole))
     }
 
     fn steps(
@@ -251,9 +279,9 @@ impl Verifier {
         check_limits(message)?;
         passed.extend(["size", "version"]);
         let id = identity(message).ok_or_else(senseless)?;
-        let record = announced(message, &id);
-        if let Some(record) = &record {
-            self.keys.introduce(record);
+        let announced = announced(message, &id);
+        if let Some(announced) = &announced {
+            self.keys.introduce(&announced.record);
         }
         let kid = self.check_key(message, &id)?;
         if kid.is_some() {
@@ -263,43 +291,83 @@ impl Verifier {
             let said = message.header(header::SUBJECT).unwrap_or_default();
             return Err(("subject", format!("it says {said} and came under {}", message.subject)).into());
         }
-        if !subject::fits(id.kind, &message.subject) {
-            let kind = id.kind.type_name();
-            return Err(("subject", format!("{} is no subject of {kind}", message.subject)).into());
-        }
+        check_subject(&id, &message.subject)?;
         passed.push("subject");
         check_id(message, &id)?;
         passed.push("identity");
-        self.check_time(message, &id, now_ms)?;
-        passed.push("time");
+        if self.check_time(message, &id, now_ms)? {
+            passed.push("time");
+        }
+        let of = (id.node.to_owned(), id.kind.stream());
         if kid.is_some() {
             self.check_epoch(&id)?;
+            if let Some(announced) = &announced {
+                self.learn_start(&id, announced);
+            }
             passed.push("epoch");
+        } else if let Some((epoch, seq)) = self.chains.get(&of).and_then(Chain::last)
+            && id.epoch > epoch
+            && id.prev < seq
+        {
+            // Nothing is signed, and so nothing announced.
+            let start = Start {
+                first: 1,
+                since_ms: id.time_ms,
+            };
+            self.declared.entry(of.0.clone()).or_default().begin(id.epoch, start);
+        }
+        if self.chains.len() >= MAX_CHAINS && !self.chains.contains_key(&of) {
+            return Err(("sequence", "too many nodes".to_owned()).into());
+        }
+        let at = self.place(&id);
+        match self.chains.get(&of).map_or(Seen::Never, |chain| chain.look(at)) {
+            Seen::Never => passed.push("sequence"),
+            Seen::Before => return Ok((Fate::Duplicate, None)),
+            Seen::Replay => {
+                return Err((
+                    REPLAY,
+                    format!("{} is older than what is known, and fits into no hole", id.seq),
+                )
+                    .into());
+            }
         }
         let body = self.open(message)?;
+        if message.header(header::SEALED).is_some() && body.is_some() {
+            passed.push("seal");
+        }
         if let Some(body) = &body {
             check_body(&id, message, body)?;
             passed.push("body");
         }
-        let stream = id.kind.stream();
-        let of = (id.node.to_owned(), stream);
-        if self.chains.len() >= MAX_CHAINS && !self.chains.contains_key(&of) {
-            return Err(("sequence", "too many nodes".to_owned()).into());
-        }
-        let chain = self.chains.entry(of).or_default();
-        let fate = chain.note(id.epoch, id.seq, id.prev).map_err(|why| ("sequence", why))?;
-        passed.push("sequence");
-        if fate == Fate::Accept {
-            if kid.is_some() {
-                self.keys.know_epoch(id.node, id.epoch);
-                if id.kind == Kind::KeyAnnouncement {
-                    self.learn_key(record.as_ref())?;
-                    passed.push("announcement");
-                }
+        let noted = self.chains.entry(of).or_default().note(at, now_ms);
+        noted.map_err(|why| ("gaps", why))?;
+        passed.push("gaps");
+        if kid.is_some() {
+            self.keys.know_epoch(id.node, id.epoch);
+            if id.kind == Kind::KeyAnnouncement {
+                self.learn_key(announced.as_ref())?;
+                passed.push("announcement");
             }
-            self.learn_gap(message, &id, body.as_deref());
         }
-        Ok((fate, body))
+        self.learn_gap(message, &id, body.as_deref());
+        Ok((Fate::Accept, body))
+    }
+
+    /// Where a message stands, by what is known of its node.
+    fn place(&self, id: &Identity<'_>) -> At {
+        let run = |number| match self.declared.get(id.node) {
+            Some(declared) => declared.run(id.epoch, number),
+            None => (0, 0),
+        };
+        let ((run_of_this, first), (run_of_prev, _)) = (run(id.seq), run(id.prev));
+        At {
+            run: run_of_this,
+            first,
+            epoch: id.epoch,
+            seq: id.seq,
+            prev: id.prev,
+            run_of_prev,
+        }
     }
 
     /// The key that has signed it, unless it need not be signed and is not.
@@ -353,22 +421,38 @@ impl Verifier {
         })
     }
 
-    fn learn_key(&mut self, record: Option<&KeyRecord>) -> Result<(), Refusal> {
-        let record = record.ok_or_else(says_nothing)?;
+    /// Whether the numbers have begun anew with this epoch.
+    fn learn_start(&mut self, id: &Identity<'_>, announced: &Announced) {
+        if let Some(first) = announced.first_seq {
+            let start = Start {
+                first,
+                since_ms: id.time_ms,
+            };
+            self.declared
+                .entry(id.node.to_owned())
+                .or_default()
+                .begin(id.epoch, start);
+        }
+    }
+
+    fn learn_key(&mut self, announced: Option<&Announced>) -> Result<(), Refusal> {
+        let record = &announced.ok_or_else(says_nothing)?.record;
         let learned = self.keys.learn(record);
         learned.map_err(|why| ("announcement", format!("{why}: {}", record.kid)).into())
     }
 
-    fn check_time(&self, message: &Message, id: &Identity<'_>, now_ms: u64) -> Result<(), Refusal> {
-        let Some(max_age) = self.policy.max_age_ms else {
-            return Ok(());
+    /// Whether the time was looked at, and is right.
+    fn check_time(&self, message: &Message, id: &Identity<'_>, now_ms: u64) -> Result<bool, Refusal> {
+        let Some(max_age) = self.policy.max_age_ms.filter(|_| !self.reads_history) else {
+            return Ok(false);
         };
         let (age, ahead) = (now_ms.saturating_sub(id.time_ms), id.time_ms.saturating_sub(now_ms));
-        let late_is_legal = message.from_stream && message.header(header::DELAYED).is_some() && age <= max_age;
+        let has_waited = message.from_stream && message.header(header::DELAYED).is_some();
+        let late_is_legal = has_waited && (age <= max_age || never_ages(id.kind));
         if ahead > MAX_SKEW_MS || (age > MAX_SKEW_MS && !late_is_legal) {
             return Err(("time", format!("it was made at {} and now is {now_ms}", id.time_ms)).into());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The open body; nothing if it is sealed for somebody else.
@@ -394,15 +478,8 @@ impl Verifier {
             return;
         };
         let body = format::native(message.header(header::CONTENT_TYPE), body);
-        let gap = &body["spool"];
-        let (from, to) = (gap["from_seq"].as_u64(), gap["to_seq"].as_u64());
-        let stream = Stream::ALL.into_iter().find(|stream| gap["stream"] == stream.name());
         let declared = self.declared.entry(id.node.to_owned()).or_default();
-        if let (Some(from), Some(to)) = (from, to)
-            && declared.len() < MAX_HOLES
-        {
-            declared.push((stream, from, to));
-        }
+        declared.learn(id.epoch, &body["spool"]);
     }
 }
 
@@ -416,49 +493,6 @@ fn verdict(came_out: Result<(Fate, Option<Vec<u8>>), Refusal>, passed: Vec<&'sta
         fate,
         body,
         unannounced,
-    }
-}
-
-impl Chain {
-    fn note(&mut self, epoch: u64, seq: u64, prev: u64) -> Result<Fate, String> {
-        let window = self.windows.entry(epoch).or_default();
-        let seen = window.note(seq);
-        if self.windows.len() > MAX_EPOCHS {
-            self.windows.pop_first();
-        }
-        match seen {
-            window::Seen::Before => return Ok(Fate::Duplicate),
-            window::Seen::TooOld => return Err(format!("{seq} is older than the window: a replay")),
-            window::Seen::First => {}
-        }
-        match self.last {
-            None => self.last = Some(seq),
-            Some(last) if seq > last => {
-                if prev > last && self.holes.len() < MAX_HOLES {
-                    self.holes.push(Hole {
-                        after: last,
-                        upto: prev,
-                    });
-                } else if prev < last {
-                    return Err(format!("{seq} names {prev} as the one before it, which was {last}"));
-                }
-                self.last = Some(seq);
-            }
-            Some(_) => {
-                let place = self.holes.iter().position(|hole| hole.after < seq && seq <= hole.upto);
-                let Some(place) = place else {
-                    return Err(format!("{seq} fits into no hole: a replay"));
-                };
-                let hole = self.holes.swap_remove(place);
-                if prev > hole.after {
-                    self.holes.push(Hole { upto: prev, ..hole });
-                }
-                if seq < hole.upto {
-                    self.holes.push(Hole { after: seq, ..hole });
-                }
-            }
-        }
-        Ok(Fate::Accept)
     }
 }
 

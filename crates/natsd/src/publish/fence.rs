@@ -11,12 +11,13 @@ use std::{path::Path, time::Duration};
 
 use async_nats::{Client, HeaderMap, StatusCode, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use futures_util::StreamExt;
+use muster_config::Nats;
 use muster_proto::event::subject::token;
 use muster_service::clock;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-use super::{answer::Answer, skew::skew_ms};
+use super::{answer::Answer, connection::connect_once, skew::skew_ms};
 use crate::{
     keeper::chain,
     spool::{SpoolError, slots::Slots},
@@ -82,12 +83,24 @@ enum Step {
     Wait(String),
 }
 
-fn decide(found: Found, mark: &str, now_ms: u64) -> Step {
+fn decide(found: Found, mark: &str, epoch: u64, now_ms: u64) -> Step {
     match found {
         Found::NoBucket => Step::Unfenced,
         Found::Nobody => Step::Take(0),
-        Found::Somebody(holder, revision) if holder.mark == mark => Step::Take(revision),
-        Found::Somebody(holder, revision) if now_ms > holder.deadline.saturating_add(SLACK_MS) => Step::Take(revision),
+        Found::Somebody(holder, revision)
+            if holder.mark == mark || now_ms > holder.deadline.saturating_add(SLACK_MS) =>
+        {
+            // The bucket was not there to be asked at our start, and our spool is an old copy or new.
+            let is_used = holder.epoch > epoch || (holder.epoch == epoch && holder.mark != mark);
+            if !is_used {
+                return Step::Take(revision);
+            }
+            Step::Wait(format!(
+                "the bucket {NODES} knows {} in epoch {}, and this natsd has begun epoch {epoch}, whose numbers may have been \
+                 used; restart natsd: it then begins a later one",
+                holder.node, holder.epoch
+            ))
+        }
         Found::Somebody(holder, _) => Step::Wait(format!(
             "another manager publishes as {} since {} s, on the host {} in epoch {}; give one of them another <node_name>",
             holder.node,
@@ -108,6 +121,8 @@ pub(super) struct Fence {
     slots: Slots,
     /// What we wrote last, or tried to.
     mark: String,
+    /// What the broker last said that it has of us.
+    accepted: Option<String>,
     revision: u64,
 }
 
@@ -123,14 +138,21 @@ impl Fence {
             since: clock::unix_ms(),
             slots,
             mark: mark.unwrap_or_default(),
+            accepted: None,
             revision: 0,
         })
     }
 
     /// Takes the name, if nobody else has it.
     pub(super) async fn stand(&mut self, client: &Client) -> Result<Standing, String> {
-        let found = self.look(client).await?;
-        match decide(found, &self.mark, clock::unix_ms()) {
+        let mut found = look(client, &self.node).await?;
+        if let Found::Somebody(holder, _) = &mut found
+            && self.accepted.as_ref() == Some(&holder.mark)
+        {
+            // What we wrote since then was lost on its way.
+            holder.mark.clone_from(&self.mark);
+        }
+        match decide(found, &self.mark, self.epoch, clock::unix_ms()) {
             Step::Unfenced => Ok(Standing::Unfenced),
             Step::Wait(why) => Ok(Standing::Taken(why)),
             Step::Take(revision) => {
@@ -177,47 +199,15 @@ impl Fence {
         }
     }
 
-    fn subject(&self) -> String {
-        format!("$KV.{NODES}.{}", key(&self.node))
-    }
-
     /// When the broker stored our beat, by its own clock.
     async fn stored_at(&self, client: &Client) -> Option<String> {
-        let answer = timeout(ANSWER, client.request(self.question(), "".into()))
+        let answer = timeout(ANSWER, client.request(question(&self.node), "".into()))
             .await
             .ok()?
             .ok()?;
         let headers = answer.headers.as_ref()?;
         let ours = headers.get("Nats-Sequence")?.as_str() == self.revision.to_string();
         ours.then_some(headers.get("Nats-Time-Stamp")?.as_str().to_owned())
-    }
-
-    fn question(&self) -> String {
-        format!("$JS.API.DIRECT.GET.KV_{NODES}.{}", self.subject())
-    }
-
-    async fn look(&self, client: &Client) -> Result<Found, String> {
-        let answer = match timeout(ANSWER, client.request(self.question(), "".into())).await {
-            Ok(Ok(answer)) => answer,
-            // Nobody answers: there is no such stream.
-            Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => return Ok(Found::NoBucket),
-            Ok(Err(error)) => return Err(chain(&error)),
-            // That is how a missing right looks, and a broker that stands still.
-            Err(_) if answers(client).await => return Ok(Found::NoBucket),
-            Err(_) => return Err("the broker does not answer".to_owned()),
-        };
-        if answer.status == Some(StatusCode::NOT_FOUND) {
-            return Ok(Found::Nobody);
-        }
-        let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name));
-        let revision = header("Nats-Sequence").and_then(|value| value.as_str().parse().ok());
-        let deleted = header("KV-Operation").is_some();
-        match (revision, serde_json::from_slice(&answer.payload)) {
-            (Some(revision), Ok(holder)) if !deleted => Ok(Found::Somebody(holder, revision)),
-            // What is no holder holds nothing.
-            (Some(revision), _) => Ok(Found::Somebody(Holder::default(), revision)),
-            (None, _) => Ok(Found::NoBucket),
-        }
     }
 
     /// Writes ourselves over the revision that we know. Whether that was the newest.
@@ -236,7 +226,7 @@ impl Fence {
         let value = serde_json::to_vec(&holder).map_err(|error| error.to_string())?;
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, self.revision.to_string().as_str());
-        let asked = client.request_with_headers(self.subject(), headers, value.into());
+        let asked = client.request_with_headers(subject(&self.node), headers, value.into());
         let answer = match timeout(ANSWER, asked).await {
             Ok(answer) => answer.map_err(|error| chain(&error))?,
             Err(_) => return Err("the broker does not answer".to_owned()),
@@ -244,6 +234,7 @@ impl Fence {
         match Answer::read(answer.status == Some(StatusCode::NO_RESPONDERS), &answer.payload) {
             Answer::Kept { sequence, .. } => {
                 self.revision = sequence;
+                self.accepted = Some(self.mark.clone());
                 Ok(true)
             }
             Answer::Refused {
@@ -252,6 +243,59 @@ impl Fence {
             Answer::Refused { code, why } => Err(format!("{why} ({code})")),
             Answer::Nobody | Answer::Foreign => Err("the bucket is gone".to_owned()),
         }
+    }
+}
+
+fn subject(node: &str) -> String {
+    format!("$KV.{NODES}.{}", key(node))
+}
+
+fn question(node: &str) -> String {
+    format!("$JS.API.DIRECT.GET.KV_{NODES}.{}", subject(node))
+}
+
+/// The last epoch of a node, as the bucket has it. Nothing when it cannot be asked in time: a start waits for no broker.
+pub(crate) async fn known_epoch(nats: &Nats, node: &str) -> Option<u64> {
+    nats.kv.as_ref()?;
+    let asked = async {
+        let client = connect_once(nats, node).await.map_err(|error| chain(&error))?;
+        look(&client, node).await
+    };
+    match timeout(ANSWER, asked).await {
+        Ok(Ok(Found::Somebody(holder, _))) => Some(holder.epoch),
+        Ok(Ok(Found::Nobody | Found::NoBucket)) => None,
+        Ok(Err(why)) => {
+            tracing::debug!(why, "the bucket cannot be asked for the last epoch");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("the bucket does not say in time what the last epoch was");
+            None
+        }
+    }
+}
+
+async fn look(client: &Client, node: &str) -> Result<Found, String> {
+    let answer = match timeout(ANSWER, client.request(question(node), "".into())).await {
+        Ok(Ok(answer)) => answer,
+        // Nobody answers: there is no such stream.
+        Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => return Ok(Found::NoBucket),
+        Ok(Err(error)) => return Err(chain(&error)),
+        // That is how a missing right looks, and a broker that stands still.
+        Err(_) if answers(client).await => return Ok(Found::NoBucket),
+        Err(_) => return Err("the broker does not answer".to_owned()),
+    };
+    if answer.status == Some(StatusCode::NOT_FOUND) {
+        return Ok(Found::Nobody);
+    }
+    let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name));
+    let revision = header("Nats-Sequence").and_then(|value| value.as_str().parse().ok());
+    let deleted = header("KV-Operation").is_some();
+    match (revision, serde_json::from_slice(&answer.payload)) {
+        (Some(revision), Ok(holder)) if !deleted => Ok(Found::Somebody(holder, revision)),
+        // What is no holder holds nothing.
+        (Some(revision), _) => Ok(Found::Somebody(Holder::default(), revision)),
+        (None, _) => Ok(Found::NoBucket),
     }
 }
 
@@ -298,27 +342,43 @@ mod tests {
 
     #[test]
     fn whoever_finds_its_own_mark_or_nobody_takes_the_name() {
-        assert_eq!(decide(Found::Nobody, "a", 1), Step::Take(0));
-        assert_eq!(decide(Found::Somebody(holder("a"), 7), "a", 1), Step::Take(7));
-        assert_eq!(decide(Found::NoBucket, "a", 1), Step::Unfenced);
+        assert_eq!(decide(Found::Nobody, "a", 4, 1), Step::Take(0));
+        assert_eq!(decide(Found::Somebody(holder("a"), 7), "a", 4, 1), Step::Take(7));
+        assert_eq!(decide(Found::NoBucket, "a", 4, 1), Step::Unfenced);
     }
 
     #[test]
     fn holder_that_lives_is_waited_for_and_one_that_is_silent_is_not() {
         let found = || Found::Somebody(holder("b"), 7);
         assert!(
-            matches!(decide(found(), "a", 100_000 + SLACK_MS), Step::Wait(why) if why.contains("host h in epoch 3"))
+            matches!(decide(found(), "a", 4, 100_000 + SLACK_MS), Step::Wait(why) if why.contains("host h in epoch 3"))
         );
-        assert_eq!(decide(found(), "a", 100_001 + SLACK_MS), Step::Take(7));
+        assert_eq!(decide(found(), "a", 4, 100_001 + SLACK_MS), Step::Take(7));
         let released = Holder {
             deadline: 0,
             ..holder("b")
         };
-        assert_eq!(decide(Found::Somebody(released, 7), "a", SLACK_MS + 1), Step::Take(7));
         assert_eq!(
-            decide(Found::Somebody(Holder::default(), 7), "a", SLACK_MS + 1),
+            decide(Found::Somebody(released, 7), "a", 4, SLACK_MS + 1),
             Step::Take(7)
         );
+        assert_eq!(
+            decide(Found::Somebody(Holder::default(), 7), "a", 4, SLACK_MS + 1),
+            Step::Take(7)
+        );
+    }
+
+    #[test]
+    fn epoch_that_the_bucket_has_seen_is_not_used_again() {
+        let late = 100_001 + SLACK_MS;
+        let step = |mark, epoch| decide(Found::Somebody(holder("b"), 7), mark, epoch, late);
+        for (mark, epoch) in [("a", 3), ("a", 2), ("b", 2), ("", 3)] {
+            assert!(
+                matches!(step(mark, epoch), Step::Wait(why) if why.contains("restart natsd")),
+                "{mark} {epoch}"
+            );
+        }
+        assert_eq!((step("a", 4), step("b", 3)), (Step::Take(7), Step::Take(7)));
     }
 
     #[test]

@@ -2,25 +2,29 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, BufRead},
+    io::{self, BufRead, Read},
     path::PathBuf,
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
+use muster_proto::event::Stream;
 use muster_service::{Common, clock};
 use nkeys::XKey;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Fate, Message, Policy, Verdict, Verifier, announcements::Announcements};
+use super::{Fate, Hole, Message, OVERDUE_MS, Policy, REPLAY, Verdict, Verifier, announcements::Announcements};
 use crate::{provision::settings, publish::connection, signature::public_key};
 
 /// How often a stream that has been read to its end is looked at again.
 const POLL: Duration = Duration::from_millis(500);
+/// Who has not looked for so long does not judge the age of what came since.
+const AWAY: Duration = Duration::from_secs(60);
 /// How often it is looked for an announcement that a message needs.
 const MAX_POLLS: u32 = 20;
 /// What was waited for in vain and is not waited for again.
@@ -32,14 +36,16 @@ const MAX_LINE_LEN: u64 = 16 * 1024 * 1024;
 ///
 /// Without --stream, messages are read from standard input, one JSON object a line: what `nats stream get --json` prints, or
 /// {"subject", "headers": {}, "data": base64}. Prints a line for each message that is not accepted, or for each with --all,
-/// and at the end the holes in the sequence that nobody has declared. Ends with 0 if there is nothing to complain about.
+/// and at the end the holes in the sequence that nobody has declared. Ends with 0 if there is nothing to complain about. With
+/// --follow a hole is printed when it has been there for a minute; SIGINT and SIGTERM end it.
 ///
 /// Announcements of keys are looked up in the server's stream and bucket. On standard input, they must come before what is
 /// signed with those keys.
 ///
 /// A line is {"id", "subject", "key", "fate": "accepted" | "duplicate" | "refused", "failed", "why", "passed": []}: what was
 /// checked, in order, and which check failed. The checks are size, version, key, signature, subject, identity, time, epoch,
-/// body, sequence and announcement; seal is one that only fails.
+/// sequence, seal, body, gaps and announcement; replay is one that only fails. A line of the input that is no message gives
+/// {"line": number, "fate": "unreadable", "why"}.
 #[derive(Args)]
 pub(crate) struct Verify {
     /// the public half of a trust key (U…): only keys for which one of these vouches are believed; may be repeated
@@ -76,7 +82,11 @@ pub(crate) struct Verify {
     #[arg(long)]
     follow: bool,
 
-    /// look at no clock
+    /// how long a hole may be there with --follow before it is printed
+    #[arg(long, value_name = "SECONDS", default_value_t = OVERDUE_MS / 1000)]
+    patience: u64,
+
+    /// look at no clock; what is in a stream before --follow has reached its end is not compared with one in any case
     #[arg(long)]
     history: bool,
 
@@ -92,38 +102,32 @@ impl Verify {
             XKey::from_seed(text.trim()).with_context(|| format!("{} is no seed of an xkey", path.display()))
         });
         // Streams are read from their beginning.
-        let history = self.history || !self.streams.is_empty();
-        let (mut pinned, mut nodes) = (BTreeSet::new(), BTreeMap::new());
-        for key in &self.keys {
-            let (node, kid) = key.rsplit_once('=').unwrap_or(("", key));
-            pinned.insert(checked(kid)?);
-            if !node.is_empty() {
-                nodes.insert(kid.to_owned(), node.to_owned());
-            }
-        }
-        let trust_keys = self.trust_keys.iter().map(|kid| checked(kid));
+        let history = self.history || (!self.streams.is_empty() && !self.follow);
         let policy = Policy {
-            trust_keys: trust_keys.collect::<anyhow::Result<_>>()?,
-            pinned,
-            nodes,
             signed: !self.unsigned,
             recipient: recipient.transpose()?,
             max_age_ms: if history { None } else { Policy::default().max_age_ms },
+            ..believing(&self.keys, &self.trust_keys)?
         };
         let mut run = Run {
             verifier: Verifier::new(policy),
             all: self.all,
             refused: 0,
+            replays: 0,
+            unreadable: 0,
             duplicates: 0,
             accepted: 0,
+            overdue: 0,
             missed: BTreeSet::new(),
         };
-        if self.streams.is_empty() {
-            run.standard_input()?;
+        let read = if self.streams.is_empty() {
+            run.standard_input(&mut io::stdin().lock())
         } else {
-            self.read_streams(common, &mut run)?;
-        }
-        Ok(run.end())
+            self.read_streams(common, &mut run)
+        };
+        // What was found so far is told, whatever came of the rest.
+        let end = run.end();
+        read.map(|()| end)
     }
 
     fn read_streams(&self, common: &Common, run: &mut Run) -> anyhow::Result<()> {
@@ -147,32 +151,54 @@ impl Verify {
             announcements.hear(&mut run.verifier).await;
             let mut streams = Vec::new();
             for name in &self.streams {
-                let stream = jetstream
+                let mut stream = jetstream
                     .get_stream(name)
                     .await
                     .with_context(|| format!("opening {name}"))?;
-                streams.push((stream, 0));
+                let begun_at = stream.info().await?.state.last_sequence;
+                streams.push((stream, 0, begun_at));
             }
-            loop {
-                for (stream, next) in &mut streams {
-                    let state = stream.info().await?.state.clone();
-                    *next = state.first_sequence.max(*next);
-                    while state.messages > 0 && *next <= state.last_sequence {
-                        match stream.get_raw_message(*next).await {
-                            Ok(raw) => self.judge(&message(&raw), run, &mut announcements).await,
-                            // Deleted, or gone by age.
-                            Err(error) if error.kind() == jetstream::stream::RawMessageErrorKind::NoMessageFound => {}
-                            Err(error) => return Err(error).context("reading a message"),
-                        }
-                        *next += 1;
-                    }
-                }
-                if !self.follow {
-                    return Ok(());
-                }
-                tokio::time::sleep(POLL).await;
+            let reading = self.read_on(&mut streams, run, &mut announcements);
+            tokio::select! {
+                read = reading => read,
+                told = told_to_stop(), if self.follow => told,
             }
         })
+    }
+
+    async fn read_on(
+        &self,
+        streams: &mut [(jetstream::stream::Stream, u64, u64)],
+        run: &mut Run,
+        announcements: &mut Announcements,
+    ) -> anyhow::Result<()> {
+        let mut looked = Instant::now();
+        loop {
+            // What came while nobody looked may be of any age.
+            let was_away = looked.elapsed() > AWAY;
+            looked = Instant::now();
+            for (stream, next, begun_at) in &mut *streams {
+                let state = stream.info().await?.state.clone();
+                *next = state.first_sequence.max(*next);
+                while state.messages > 0 && *next <= state.last_sequence {
+                    match stream.get_raw_message(*next).await {
+                        Ok(raw) => {
+                            run.verifier.read_history(was_away || *next <= *begun_at);
+                            self.judge(&message(&raw), run, announcements).await;
+                        }
+                        // Deleted, or gone by age.
+                        Err(error) if error.kind() == jetstream::stream::RawMessageErrorKind::NoMessageFound => {}
+                        Err(error) => return Err(error).context("reading a message"),
+                    }
+                    *next += 1;
+                }
+            }
+            if !self.follow {
+                return Ok(());
+            }
+            run.tell_overdue(self.patience.saturating_mul(1000));
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Where messages still come, an announcement that one of them needs may come behind it.
@@ -202,31 +228,60 @@ impl Verify {
     }
 }
 
+/// Ends when somebody stops us.
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        _ = terminated.recv() => Ok(()),
+    }
+}
+
 struct Run {
     verifier: Verifier,
     all: bool,
+    /// Among them are those of [`Self::replays`].
     refused: u64,
+    replays: u64,
+    unreadable: u64,
     duplicates: u64,
     accepted: u64,
+    /// Holes that were told while messages still came.
+    overdue: usize,
     /// Keys and epochs that nobody has announced.
     missed: BTreeSet<String>,
 }
 
 impl Run {
-    fn standard_input(&mut self) -> anyhow::Result<()> {
-        let mut input = io::stdin().lock();
-        let mut line = String::new();
-        loop {
-            line.clear();
-            let read = io::Read::take(&mut input, MAX_LINE_LEN).read_line(&mut line)?;
-            if read == 0 {
-                return Ok(());
+    fn standard_input(&mut self, input: &mut impl BufRead) -> anyhow::Result<()> {
+        let mut bytes = Vec::new();
+        for number in 1_u64.. {
+            bytes.clear();
+            if input.by_ref().take(MAX_LINE_LEN).read_until(b'\n', &mut bytes)? == 0 {
+                break;
             }
-            if !line.trim().is_empty() {
-                let message = parse(&line)?;
-                self.take(&message);
+            let whole = bytes.last() == Some(&b'\n') || bytes.len() as u64 != MAX_LINE_LEN;
+            if !whole {
+                input.skip_until(b'\n')?;
+            }
+            let read = match std::str::from_utf8(&bytes) {
+                _ if !whole => Err(anyhow!("the line is longer than {MAX_LINE_LEN} bytes")),
+                Ok(line) if line.trim().is_empty() => continue,
+                Ok(line) => parse(line),
+                Err(_) => Err(anyhow!("the line is no UTF-8")),
+            };
+            match read {
+                Ok(message) => self.take(&message),
+                Err(error) => {
+                    self.unreadable += 1;
+                    println!(
+                        "{}",
+                        json!({"line": number, "fate": "unreadable", "why": format!("{error:#}")})
+                    );
+                }
             }
         }
+        Ok(())
     }
 
     fn take(&mut self, message: &Message) {
@@ -244,8 +299,9 @@ impl Run {
                 self.duplicates += 1;
                 self.all
             }
-            Fate::Refuse { .. } => {
+            Fate::Refuse { step, .. } => {
                 self.refused += 1;
+                self.replays += u64::from(*step == REPLAY);
                 true
             }
         };
@@ -254,28 +310,63 @@ impl Run {
         }
     }
 
+    fn tell_overdue(&mut self, patience_ms: u64) {
+        let overdue = self.verifier.overdue(clock::unix_ms(), patience_ms);
+        self.overdue += overdue.len();
+        overdue.iter().for_each(tell);
+    }
+
     fn end(self) -> ExitCode {
         let holes = self.verifier.undeclared();
-        for (node, stream, hole) in &holes {
-            let (after, upto, stream) = (hole.after, hole.upto, stream.name());
-            println!(
-                "{}",
-                json!({"hole": {"node": node, "stream": stream, "after": after, "upto": upto}})
-            );
+        let (told, mut untold) = (self.overdue, 0);
+        for hole in &holes {
+            if !self.verifier.was_told(hole) {
+                untold += 1;
+                tell(hole);
+            }
         }
         eprintln!(
-            "{} accepted, {} duplicates, {} refused, {} undeclared holes",
+            "{} accepted, {} duplicates, {} refused ({} replays), {} unreadable, {} undeclared holes",
             self.accepted,
             self.duplicates,
             self.refused,
-            holes.len()
+            self.replays,
+            self.unreadable,
+            told + untold
         );
-        if self.refused == 0 && holes.is_empty() {
+        if self.refused + self.unreadable == 0 && told + untold == 0 {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         }
     }
+}
+
+fn tell((node, stream, hole): &(String, Stream, Hole)) {
+    let (after, upto, stream) = (hole.after, hole.upto, stream.name());
+    println!(
+        "{}",
+        json!({"hole": {"node": node, "stream": stream, "after": after, "upto": upto, "epoch": hole.run}})
+    );
+}
+
+/// Believes keys as `--key` and `--trust-key` name them.
+pub(crate) fn believing(keys: &[String], trust_keys: &[String]) -> anyhow::Result<Policy> {
+    let (mut pinned, mut nodes) = (BTreeSet::new(), BTreeMap::new());
+    for key in keys {
+        let (node, kid) = key.rsplit_once('=').unwrap_or(("", key));
+        pinned.insert(checked(kid)?);
+        if !node.is_empty() {
+            nodes.insert(kid.to_owned(), node.to_owned());
+        }
+    }
+    let trust_keys = trust_keys.iter().map(|kid| checked(kid));
+    Ok(Policy {
+        trust_keys: trust_keys.collect::<anyhow::Result<_>>()?,
+        pinned,
+        nodes,
+        ..Policy::default()
+    })
 }
 
 /// A key as an argument.
@@ -326,8 +417,13 @@ fn parse(line: &str) -> anyhow::Result<Message> {
     let mut headers: Vec<(String, String)> = Vec::new();
     if let Some(object) = value["headers"].as_object() {
         for (name, header) in object {
-            let header = header.as_str().or_else(|| header[0].as_str());
-            headers.push((name.clone(), header.unwrap_or_default().to_owned()));
+            let values = header.as_array().map_or(std::slice::from_ref(header), Vec::as_slice);
+            for value in values {
+                let value = value
+                    .as_str()
+                    .with_context(|| format!("the header {name} is no text"))?;
+                headers.push((name.clone(), value.to_owned()));
+            }
         }
     }
     // As the wire has them: a line with the version, then one for each.

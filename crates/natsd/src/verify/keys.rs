@@ -19,7 +19,7 @@ const MAX_KEYS: usize = 20_000;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     trusted: BTreeSet<String>,
     /// With the manager that each is for, as soon as that is known.
     pinned: BTreeMap<String, Option<String>>,
@@ -39,15 +39,23 @@ struct Introduced {
 
 /// Why a key is not believed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Doubt {
+pub(crate) enum Doubt {
     /// There may still come an announcement of it.
     Unknown(&'static str),
     /// It never will be.
     Bad(&'static str),
 }
 
+impl Doubt {
+    pub(crate) fn why(&self) -> &'static str {
+        match self {
+            Self::Unknown(why) | Self::Bad(why) => why,
+        }
+    }
+}
+
 impl Keys {
-    pub(super) fn new(policy: &Policy) -> Self {
+    pub(crate) fn new(policy: &Policy) -> Self {
         let of = |kid: &String| (kid.clone(), policy.nodes.get(kid).cloned());
         Self {
             trusted: policy.trust_keys.clone(),
@@ -57,7 +65,7 @@ impl Keys {
     }
 
     /// Takes what an announcement proves by itself, whoever brought it.
-    pub(super) fn introduce(&mut self, record: &KeyRecord) {
+    pub(crate) fn introduce(&mut self, record: &KeyRecord) {
         if record.alg != header::ED25519 || public_key(&record.kid).is_none() {
             return;
         }
@@ -77,7 +85,7 @@ impl Keys {
     }
 
     /// Whether a key may have signed something of this manager that was made at this time.
-    pub(super) fn admit(&self, kid: &str, node: &str, time_ms: u64) -> Result<(), Doubt> {
+    pub(crate) fn admit(&self, kid: &str, node: &str, time_ms: u64) -> Result<(), Doubt> {
         if let Some(key) = self.introduced.get(kid) {
             if key.node != node {
                 return Err(Doubt::Bad("the key is another node's"));

@@ -29,9 +29,25 @@ impl Default for Window {
 }
 
 impl Window {
-    pub(super) fn note(&mut self, number: u64) -> Seen {
+    pub(super) fn look(&self, number: u64) -> Seen {
+        if number > self.highest {
+            return Seen::First;
+        }
         if number.saturating_add(SIZE) <= self.highest {
             return Seen::TooOld;
+        }
+        let (word, bit) = place(number);
+        if self.bits[word] & bit == 0 {
+            Seen::First
+        } else {
+            Seen::Before
+        }
+    }
+
+    pub(super) fn note(&mut self, number: u64) -> Seen {
+        let seen = self.look(number);
+        if seen != Seen::First {
+            return seen;
         }
         if number > self.highest {
             if number - self.highest >= SIZE {
@@ -45,11 +61,8 @@ impl Window {
             self.highest = number;
         }
         let (word, bit) = place(number);
-        if self.bits[word] & bit != 0 {
-            return Seen::Before;
-        }
         self.bits[word] |= bit;
-        Seen::First
+        seen
     }
 }
 
@@ -79,6 +92,7 @@ mod tests {
                     Seen::Before
                 };
                 highest = highest.max(number);
+                prop_assert_eq!(window.look(number), expected);
                 prop_assert_eq!(window.note(number), expected);
             }
         }

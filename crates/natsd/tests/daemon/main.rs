@@ -29,6 +29,8 @@ use std::{
 use muster_natsd::{
     keys::KeyFile,
     verify::{Fate, Message, Policy, Verifier},
+mod verifying;
+mod wiped;
 };
 use natsd::Home;
 use producer::Producer;

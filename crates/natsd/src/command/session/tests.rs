@@ -9,7 +9,7 @@ use crate::{
     command::{Doorkeeper, Enrollments, MAX_TICKETS, Service, gate::Signer},
     keeper::{Keeper, Parts},
     message::Composer,
-    sequence::Sequencer,
+    sequence::{Elsewhere, Sequencer},
     spool::{Limits, Spool},
     status::{Counters, Link, Report},
 };
@@ -22,7 +22,7 @@ fn without_audit(directory: &std::path::Path) -> (Commander, Keeper, mpsc::Recei
         sync: false,
     };
     let (spool, recovered) = Spool::open(directory, limits).expect("a spool");
-    let sequencer = Sequencer::open(directory, "mgr-a", &recovered, 1).expect("a sequence");
+    let sequencer = Sequencer::open(directory, "mgr-a", &recovered, Elsewhere::default(), 1).expect("a sequence");
     let nats = Nats::default();
     let (report, counters) = (
         Arc::new(Report::new(Link::Off, Hearing::Off)),
