@@ -314,6 +314,11 @@ impl Event {
         subject::of(self, prefix, node)
     }
 
+    /// Whether it says which trace it belongs to.
+    pub fn is_traced(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == header::TRACE)
+    }
+
     /// The copy on the subject of alerts, if this is a status change that matters enough.
     pub fn disconnect_alert(&self) -> Option<Self> {
         let high = self.kind == Kind::StatusChange && self.alert_level >= HIGH_ALERT_THRESHOLD;

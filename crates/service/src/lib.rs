@@ -87,6 +87,7 @@ pub mod sandbox;
 pub mod signals;
 pub mod socket;
 pub mod startup;
+pub mod trace;
 pub mod version;
 
 pub use command_line::{Common, LogFormat};

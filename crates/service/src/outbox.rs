@@ -26,6 +26,7 @@
 //! ```
 
 mod sender;
+mod traced;
 
 use muster_proto::{
     event::{Event, Kind},
@@ -34,6 +35,7 @@ use muster_proto::{
 use rusqlite::{Connection, OptionalExtension, params};
 use thiserror::Error;
 
+use self::traced::Traced;
 pub use sender::{Sender, SenderOptions, SenderStatus};
 
 /// The longest encoded event: a batch of one must fit a frame.
@@ -119,7 +121,7 @@ pub fn create(database: &Connection) -> Result<(), OutboxError> {
     Ok(())
 }
 
-/// Puts an event in and gives its number. Takes a transaction too, since that derefs to a connection.
+/// Puts an event in, with a trace of its own unless it has one, and gives its number. Takes a transaction too, since that derefs to a connection.
 pub fn append(database: &Connection, event: &Event) -> Result<u64, OutboxError> {
     append_within(database, event, Bound::default())
 }
@@ -135,7 +137,7 @@ pub fn append_all_within(database: &Connection, events: &[Event], bound: Bound) 
     let mut insert = database.prepare_cached("INSERT INTO outbox (droppable, bytes, event) VALUES (?1, ?2, ?3)")?;
     let mut sum = 0_i64;
     for event in events {
-        let blob = codec::encode(VERSION, event).map_err(|_| OutboxError::TooLong(event.body.len()))?;
+        let blob = codec::encode(VERSION, &Traced::new(event)).map_err(|_| OutboxError::TooLong(event.body.len()))?;
         if blob.len() > MAX_EVENT_LEN {
             return Err(OutboxError::TooLong(blob.len()));
         }

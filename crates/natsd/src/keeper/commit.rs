@@ -6,7 +6,7 @@ use muster_proto::{
     event::{Event, Kind, Stream, body::SpoolGap, header},
     ipc::control::PublishedEvent,
 };
-use muster_service::clock;
+use muster_service::{clock, trace};
 use serde_json::{Value, json};
 
 use super::{Batch, Keeper};
@@ -35,12 +35,12 @@ struct Composed {
 
 impl Keeper {
     pub(super) fn commit(&mut self, batches: &[Batch]) -> Result<(), SpoolError> {
-        let last_before = self.last_of_stream.clone();
-        self.findings.begin();
-        let committed = self.try_commit(batches);
         if !self.anyway {
             self.drop_for(batches);
         }
+        let last_before = self.last_of_stream.clone();
+        self.findings.begin();
+        let committed = self.try_commit(batches);
         if let Err(error) = &committed {
             if self.disk.is_due(Instant::now()) {
                 // Not even numbers could be given.
@@ -198,6 +198,9 @@ impl Keeper {
             Some(Admission::Owned(revision)) => Some(revision),
             Some(Admission::Free) | None => None,
         };
+        // Ours, and those of a daemon of an earlier release; the copy below belongs to the same trace.
+        let traced = (!event.is_traced()).then(|| traced(event));
+        let event = traced.as_ref().unwrap_or(event);
         let sequence = self.compose_one(event, mark, None, owner.as_deref(), commit)?;
         if let Some((copy, finding)) = self.findings.copy_of(event) {
             let copy_of = Some(CopyOf { sequence, finding });
@@ -206,9 +209,6 @@ impl Keeper {
         Ok(())
     }
 
-    fn compose_one(
-        &mut self,
-        event: &Event,
     /// Events that are nobody's business count as taken all the same.
     fn pass_over(&self, suppressed: &[Mark]) {
         if !suppressed.is_empty() {
@@ -219,12 +219,15 @@ impl Keeper {
         }
     }
 
+    fn compose_one(
+        &mut self,
+        event: &Event,
         mark: &Mark,
         copy_of: Option<CopyOf>,
+        owner: Option<&str>,
         commit: &mut Composed,
     ) -> Result<u64, SpoolError> {
         let numbers = self.number(event.kind.stream())?;
-        owner: Option<&str>,
         let mut stored = self.composer.compose(event, mark.clone(), numbers, copy_of);
         // Not signed, as no header but those of the preamble is.
         let owner = owner.map(|owner| (Name::Borrowed(header::OWNER), owner.to_owned()));
@@ -251,6 +254,13 @@ impl Keeper {
         let prev = self.last_of_stream.insert(stream, seq).unwrap_or(0);
         Ok(Numbers { seq, prev })
     }
+}
+
+/// With a trace of its own.
+fn traced(event: &Event) -> Event {
+    let mut event = event.clone();
+    event.headers.push((header::TRACE.to_owned(), trace::traceparent()));
+    event
 }
 
 /// Events that natsd makes itself have no producer.

@@ -12,7 +12,7 @@ fn hand_over(home: &Home, producer: &mut producer::Producer, places: std::ops::R
     home.wait_until_all_is_published();
 }
 
-fn delete_and_make_again(home: &Home, server: &Server) {
+pub(crate) fn delete_and_make_again(home: &Home, server: &Server) {
     block_on(async {
         let jetstream = async_nats::jetstream::new(server.client().await);
         jetstream.delete_stream("MUSTER_STATE").await.expect("deletes");

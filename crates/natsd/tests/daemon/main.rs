@@ -18,6 +18,7 @@ mod recipes;
 mod requests;
 mod server;
 mod story;
+mod traces;
 mod trust;
 mod trusted;
 

@@ -131,6 +131,31 @@ fn event_that_fits_no_frame_is_refused_at_once() {
 }
 
 #[test]
+fn event_that_is_sent_again_belongs_to_the_same_trace() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("db");
+    let read = |database: &Connection| -> Vec<Event> {
+        let batch = read_behind(database, 0, 100, usize::MAX).expect("read");
+        batch.events.into_iter().map(|(numbered, _)| numbered.event).collect()
+    };
+    let first = database(&path);
+    append(&first, &event(Kind::StatusChange, 1)).expect("appended");
+    append(&first, &event(Kind::StatusChange, 2)).expect("appended");
+    let sent = read(&first);
+    assert!(sent.iter().all(Event::is_traced));
+    assert_ne!(sent[0].headers, sent[1].headers);
+    drop(first);
+    let again = database(&path);
+    assert_eq!(read(&again), sent);
+    // As an earlier release has left it.
+    let old = codec::encode(VERSION, &event(Kind::StatusChange, 3)).expect("encoded");
+    again
+        .execute("INSERT INTO outbox (droppable, bytes, event) VALUES (0, 1, ?1)", [old])
+        .expect("inserted");
+    assert_eq!(read(&again).last(), Some(&event(Kind::StatusChange, 3)));
+}
+
+#[test]
 fn batch_ends_at_its_bytes_and_has_one_event_always() {
     let directory = tempfile::tempdir().expect("directory");
     let database = database(&directory.path().join("db"));
