@@ -5,7 +5,6 @@ use std::{
     io::Write,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -13,48 +12,14 @@ use muster_proto::ipc::events::{FromNatsd, NumberedEvent, ToNatsd};
 use muster_service::ipc::Connection;
 
 use crate::{
-    accepted, block_on, json,
+    accepted, block_on,
+    disk::Disk,
+    json,
     natsd::{Home, Natsd},
     producer, provisioned,
     server::Server,
     state_and_audit, verifier, wait_for,
 };
-
-/// A small disk of its own, in the place of a folder.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// Nothing where this process may not mount.
-    fn mount(folder: PathBuf, size: &str) -> Option<Self> {
-        fs::create_dir_all(&folder).expect("makes the folder");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(&folder)
-            .stderr(Stdio::null())
-            .status();
-        let mounted = mounted.is_ok_and(|status| status.success());
-        if !mounted {
-            muster_test_skip::skipped("only root can mount a small disk to fill it up");
-        }
-        mounted.then_some(Self(folder))
-    }
-
-    fn fill(&self) {
-        let mut filler = fs::File::create(self.0.join("filler")).expect("creates");
-        let page = [b'x'; 4096];
-        while filler.write_all(&page).is_ok() {}
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.0.join("filler")).expect("removes");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
-    }
-}
 
 fn degraded(home: &Home) -> String {
     home.status()

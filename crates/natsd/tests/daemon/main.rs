@@ -4,32 +4,29 @@ mod accounts;
 mod audit;
 mod damage;
 mod delivery;
+mod disk;
 mod faults;
 mod findings;
 mod hostile;
 mod jwt;
+mod logins;
 mod names;
 mod natsd;
+mod network;
 mod page;
 mod permissions;
 mod probe;
 mod producer;
+mod proxy;
+mod received;
 mod recipes;
 mod requests;
+mod scarcity;
 mod server;
 mod story;
 mod traces;
 mod trust;
 mod trusted;
-
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
-
-use muster_natsd::{
-    keys::KeyFile,
-    verify::{Fate, Message, Policy, Verifier},
 mod verifying;
 mod wiped;
 };

@@ -105,19 +105,18 @@ impl Session<'_> {
 
     pub(super) fn done(&mut self, lane: usize, seq: u64) {
         let stream = self.lanes[lane].stream;
-        let was_stuck = self.lanes[lane].is_stuck();
         self.lanes[lane].acknowledged(seq);
         self.publisher.shared.acknowledge(stream, seq);
         self.publisher.counters.events_published_total.increment();
         let round_trip = self.sent_at.remove(&seq).map(|at| at.elapsed().as_micros());
+        // It may have got stuck on a connection before this one.
+        let mut was_stuck = false;
         self.publisher.report.change(|facts| {
             facts.last_ack_ms = clock::unix_ms();
             if let Some(round_trip) = round_trip {
                 facts.round_trip_us = u64::try_from(round_trip).unwrap_or(u64::MAX);
             }
-            if was_stuck {
-                facts.stuck.remove(stream.name());
-            }
+            was_stuck = facts.stuck.remove(stream.name()).is_some();
         });
         if was_stuck {
             tracing::info!(stream = stream.name(), "events are acknowledged again");
