@@ -34,12 +34,10 @@ use crate::{
     verify,
 };
 
-/// The audit trail, below the home.
-const AUDIT_FILE: &str = "logs/natsd-audit.json";
-/// Where managers share their agents: how long producers wait at the start for what NATS says of those.
-const OWNERS_PATIENCE: Duration = Duration::from_secs(5);
 /// Without a broker the spool is only for looking back.
 const HISTORY_BYTES: u64 = 64 * 1024 * 1024;
+/// Where managers share their agents: how long producers wait at the start for what NATS says of those.
+const OWNERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// takes events from all daemons and publishes them to NATS
 ///
@@ -56,9 +54,9 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-    AuditCheck(audit::command::AuditCheck),
 enum Command {
     Verify(verify::command::Verify),
+    AuditCheck(audit::command::AuditCheck),
     Provision(provision::Provision),
 }
 
@@ -73,9 +71,9 @@ pub fn command() -> clap::Command {
 /// What keeps the daemon from running.
 pub fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-        Some(Command::AuditCheck(check)) => return check.run(&cli.common),
     match &cli.command {
         Some(Command::Verify(verify)) => return verify.run(&cli.common),
+        Some(Command::AuditCheck(check)) => return check.run(&cli.common),
         Some(Command::Provision(provision)) => return provision.run(&cli.common),
         None => {}
     }
@@ -90,9 +88,9 @@ pub fn run() -> anyhow::Result<ExitCode> {
 }
 
 /// The first start makes a signing key; it must be readable for the user that the daemon becomes. Whether there was one.
-    let mut had_key = false;
 fn make_signing_key(startup: &Startup) -> anyhow::Result<bool> {
     let nats = &startup.settings.nats;
+    let mut had_key = false;
     if nats.enabled && nats.message_signing {
         let path = &nats.signing_key;
         let made = keys::create_if_missing(path).with_context(|| {
@@ -101,9 +99,9 @@ fn make_signing_key(startup: &Startup) -> anyhow::Result<bool> {
         })?;
         if made {
             startup.own_file(&path.to_string_lossy())?;
-        had_key = !made;
             tracing::info!(path = %path.display(), "made a signing key; consumers must learn its public half");
         }
+        had_key = !made;
     }
     Ok(had_key)
 }
@@ -127,9 +125,9 @@ fn file_access(nats: &Nats) -> FileAccess {
 
 async fn start(
     running: &mut Running,
-    had_key: bool,
     control: std::os::unix::net::UnixListener,
     events: std::os::unix::net::UnixListener,
+    had_key: bool,
 ) -> anyhow::Result<()> {
     let settings = Arc::clone(&running.settings);
     let nats = &settings.nats;
@@ -259,6 +257,13 @@ async fn start(
     let events = tokio::net::UnixListener::from_std(events).context("taking over the events socket")?;
     let (stop, intake_shared, intake_counters) = (running.stopping(), Arc::clone(&shared), Arc::clone(&counters));
     running.spawn("intake", async move {
+        if let Some(room) = &intake_shared.owners {
+            // What waited for us may tell of agents that went to another manager meanwhile.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = room.wait_until_read(OWNERS_PATIENCE) => {}
+            }
+        }
         let (intake_stop, connections_stop) = (stop.clone(), stop);
         ipc::serve_connections(events, intake::MAX_PRODUCERS, intake_stop, move |stream| {
             let served = intake::serve(
@@ -277,13 +282,6 @@ async fn start(
         })
         .await;
         // With the last sender of batches gone, the thread commits what it has and ends.
-        if let Some(room) = &intake_shared.owners {
-            // What waited for us may tell of agents that went to another manager meanwhile.
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = room.wait_until_read(OWNERS_PATIENCE) => {}
-            }
-        }
         tokio::task::spawn_blocking(move || thread.join())
             .await?
             .ok()

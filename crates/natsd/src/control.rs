@@ -135,7 +135,6 @@ impl Handler for Control {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        status
         if let Some(counts) = self.shared.owners().map(|owners| owners.counts()) {
             let counted = [
                 ("agents_owned", counts.owned),
@@ -145,6 +144,7 @@ impl Handler for Control {
             let counted = counted.map(|(name, count)| (name.to_owned(), count.to_string()));
             status.facts.extend(counted);
         }
+        status
     }
 
     async fn reload(&self) -> Result<String, String> {
@@ -204,8 +204,8 @@ impl Control {
             .collect();
         let audit = self.shared.audit_trouble();
         degraded.extend(audit.map(|why| format!("acts are missing in the audit trail: {why}")));
-        degraded.extend(self.report.degraded());
         degraded.extend(self.shared.owners.as_ref().and_then(|room| room.degraded()));
+        degraded.extend(self.report.degraded());
         degraded
     }
 

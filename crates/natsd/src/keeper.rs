@@ -107,11 +107,11 @@ pub(crate) struct Keeper {
     health_ms: u64,
     tidy: Tidy,
     disk: Disk,
+    /// Whether what is committed goes in however full the spool is.
+    anyway: bool,
     /// Batches whose producers were not yet told.
     untold: Vec<Untold>,
     steps: Steps,
-    /// Whether what is committed goes in however full the spool is.
-    anyway: bool,
     received_before: u64,
 }
 
@@ -125,12 +125,12 @@ impl Keeper {
             followers: broadcast::Sender::new(MAX_FOLLOWER_LAG),
             trouble: Mutex::new(None),
             audit_trouble: Mutex::new(None),
-            roll: parts.roll.map(Mutex::new),
-            announced: Mutex::default(),
-            errands: Mutex::default(),
-            owners: parts.owners,
             spilled: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            roll: parts.roll.map(Mutex::new),
+            owners: parts.owners,
+            announced: Mutex::default(),
+            errands: Mutex::default(),
             wake: Notify::new(),
         });
         let mut keeper = Self {
@@ -147,11 +147,11 @@ impl Keeper {
             health_ms: 0,
             tidy: Tidy::default(),
             disk: Disk::default(),
+            anyway: false,
             untold: Vec::new(),
             steps: Steps::default(),
             received_before: 0,
         };
-            anyway: false,
         if !keeper.composer.history {
             // Who reads in order knows the key and the epoch before anything is signed with it.
             keeper.own.extend(parts.first);
@@ -217,12 +217,12 @@ impl Keeper {
             if again && self.commit(&batches).is_ok() {
                 break;
             }
+            if self.disk.is_full() {
+                self.commit_audit(&mut batches);
+            }
             // Whoever sent them goes away after a while and sends them again; then there is nothing to commit.
             if batches.iter().all(|batch| batch.taken.is_closed()) {
                 return;
-            }
-            if self.disk.is_full() {
-                self.commit_audit(&mut batches);
             }
             self.pause(&mut batches).await;
         }

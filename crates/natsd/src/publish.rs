@@ -74,10 +74,10 @@ impl Publisher {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let (begun, published) = (Instant::now(), self.counters.events_published_total.value());
             let end = runtime.block_on(self.one_connection(server, &mut fence, &mut met, failures, stop));
-            let stopped = matches!(end, End::Stopped);
             if let Some(room) = &self.shared.owners {
                 room.lose_touch();
             }
+            let stopped = matches!(end, End::Stopped);
             match end {
                 End::Stopped => {}
                 End::Lost(why) => {
@@ -219,13 +219,13 @@ impl Publisher {
         };
         let end = tokio::select! {
             end = session.run(stop) => end,
+            never = claims::run(&client, &self.shared) => match never {},
             why = fence.keep(&client, &self.report) => return End::Lost(why),
             never = mirror::run(&client, &self.shared, &self.node) => match never {},
         };
         if matches!(end, End::Stopped) {
             fence.release(&client).await;
         }
-            never = claims::run(&client, &self.shared) => match never {},
         end
     }
 

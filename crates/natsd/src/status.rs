@@ -18,17 +18,17 @@ muster_service::counters! {
         events_published_total,
         /// Events that went out without an acknowledgement, since the broker has no stream for them.
         events_unacknowledged_total,
-        /// Events that can never be published, such as those that are too large for the broker.
-        events_given_up_total,
-        /// Events that had been acknowledged, and were sent again since the broker had lost them.
         /// Events of agents that are another manager's; nobody hears of them.
         events_suppressed_total,
+        /// Events that can never be published, such as those that are too large for the broker.
+        events_given_up_total,
+        /// Acts that stand in the audit trail's file alone, since the spool took nothing.
+        acts_spilled_total,
+        /// Events that had been acknowledged, and were sent again since the broker had lost them.
         events_rewound_total,
         /// Entries written to the key-value bucket.
         kv_writes_total,
         /// Events that were sent again because no acknowledgement came.
-        /// Acts that stand in the audit trail's file alone, since the spool took nothing.
-        acts_spilled_total,
         events_retried_total,
         /// Connections of producers that were refused or broken off.
         producers_refused_total,

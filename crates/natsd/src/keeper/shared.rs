@@ -37,11 +37,11 @@ pub(crate) struct Shared {
     pub(crate) trouble: Mutex<Option<String>>,
     /// Why the audit trail cannot be written.
     pub(super) audit_trouble: Mutex<Option<String>>,
-    /// The latest state of each agent, if a key-value bucket mirrors it.
     /// Acts that stand in the audit trail's file and could not be spooled.
     pub(super) spilled: AtomicU64,
     /// Acts that came faster than they could be written down.
     pub(super) missed: AtomicU64,
+    /// The latest state of each agent, if a key-value bucket mirrors it.
     pub(super) roll: Option<Mutex<Roll>>,
     /// Which manager has which agent, if several share a fleet.
     pub(crate) owners: Option<Arc<Room>>,
@@ -90,15 +90,15 @@ impl Shared {
         }
     }
 
-    /// The latest state of each agent, if anybody wants it.
-    pub(crate) fn roll(&self) -> Option<MutexGuard<'_, Roll>> {
-        let roll = self.roll.as_ref()?;
     /// An event can never be published; the keeper tells of it.
     pub(crate) fn give_up(&self, stream: Stream, seq: u64, reason: &'static str) {
         self.spool().give_up(stream, seq, reason);
         self.wake.notify_one();
     }
 
+    /// The latest state of each agent, if anybody wants it.
+    pub(crate) fn roll(&self) -> Option<MutexGuard<'_, Roll>> {
+        let roll = self.roll.as_ref()?;
         Some(roll.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -144,6 +144,7 @@ impl Shared {
     /// Writes something security-relevant down.
     pub(crate) fn note(&self, act: &'static str, detail: Value) {
         if !self.send(Errand::Note(act, detail)) {
+            self.missed.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(act, "too many acts at once; this one is missing in the audit trail");
         }
     }
@@ -178,7 +179,6 @@ impl Shared {
         self.missed.swap(0, Ordering::Relaxed)
     }
 
-            self.missed.fetch_add(1, Ordering::Relaxed);
     pub(super) fn set_audit_trouble(&self, trouble: Option<String>) {
         *self.audit_trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
