@@ -146,7 +146,8 @@ impl Roster {
     /// Says again that it is away, a level higher.
     pub(super) fn escalate(&mut self, place: u32, now: Times, out: &mut Actions) {
         let Some(agent) = self.table.get_mut(place) else { return };
-        let said_again = |reason: &Reason| self.settings.escalation && *reason != Reason::Maintenance;
+        let said_again =
+            |reason: &Reason| self.settings.escalation && !matches!(reason, Reason::Maintenance | Reason::Moved);
         let Some(reason) = agent.reason.filter(said_again) else {
             return;
         };
@@ -252,9 +253,9 @@ impl Roster {
                 Some((since + self.patience()).max(self.pulse.patient_until()))
             }
             AgentStatus::Disconnected => {
-                let after = ESCALATE_AFTER
-                    .get(usize::from(agent.escalations))
-                    .filter(|_| self.settings.escalation && agent.reason != Some(Reason::Maintenance))?;
+                let after = ESCALATE_AFTER.get(usize::from(agent.escalations)).filter(|_| {
+                    self.settings.escalation && !matches!(agent.reason, Some(Reason::Maintenance | Reason::Moved))
+                })?;
                 Some(agent.since + *after)
             }
             AgentStatus::NeverConnected => agent.reason.is_none().then(|| agent.since + NEVER_CONNECTED_AFTER),
