@@ -293,7 +293,7 @@ fn nats() -> impl Strategy<Value = Nats> {
         option::of(name().prop_map(|bucket| Kv { bucket })),
         0u32..1_000_000,
         seconds(1, 3600),
-        vec(any::<bool>(), 7),
+        vec(any::<bool>(), 8),
     );
     (lists, texts, publish, spool, others).prop_map(|(lists, texts, publish, spool, others)| {
         let flags = others.5;
@@ -336,6 +336,7 @@ fn nats() -> impl Strategy<Value = Nats> {
         });
         (nats.encrypt_messages, nats.message_signing, nats.audit_logging) = (flags[1], flags[2], flags[3]);
         (nats.control.enabled, nats.control.destroy, nats.escalation) = (flags[4], flags[5], flags[6]);
+        nats.keepalive_received = flags[7];
         // It needs both.
         nats.message_signing |= flags[4];
         nats.audit_logging |= flags[4];

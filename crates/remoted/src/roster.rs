@@ -84,6 +84,8 @@ pub struct RosterSettings {
     pub node: String,
     /// Which keepalive events are made.
     pub keepalive_events: KeepaliveEvents,
+    /// Whether keepalives of agents are events too.
+    pub keepalive_received: bool,
     /// Whether an absence is said again after an hour and after a day.
     pub escalation: bool,
     /// What is said to the analysis daemon in monitord's place.

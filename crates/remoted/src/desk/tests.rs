@@ -49,6 +49,7 @@ impl Office {
             policy,
             node: "mgr".to_owned(),
             keepalive_events: KeepaliveEvents::All,
+            keepalive_received: false,
             escalation: false,
             monitor: MonitorSettings::default(),
         };

@@ -52,6 +52,8 @@ pub(crate) struct Agent {
     pub(crate) schedule: Schedule,
     /// Keepalives sent, for publishing one in so many.
     pub(crate) sends: u32,
+    /// When a keepalive of its own was last an event.
+    pub(crate) told: Millis,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) protocol: Option<Protocol>,
     /// Its connection was lost, and that was said.
@@ -177,6 +179,7 @@ impl Agent {
             escalations: 0,
             schedule: Schedule::default(),
             sends: 0,
+            told: Millis::NEVER,
             peer: None,
             protocol: None,
             lost: false,

@@ -74,6 +74,7 @@ impl Roster {
         agent.schedule.rhythm.keepalive(at);
         agent.keepalive_ms = now.wall_of(at);
         self.mark_dirty(place);
+        self.tell_keepalive(place, now, at, out);
         match self.table.get(place).map(|agent| (agent.status, agent.settled)) {
             Some((AgentStatus::Active, _)) => self.arm_if_sooner(place),
             Some((AgentStatus::Disconnected, _) | (_, AgentStatus::Disconnected)) => {

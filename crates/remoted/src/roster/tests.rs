@@ -53,6 +53,7 @@ fn settings() -> RosterSettings {
         },
         node: "mgr".to_owned(),
         keepalive_events: KeepaliveEvents::Off,
+        keepalive_received: false,
         escalation: false,
         monitor: MonitorSettings::default(),
     }

@@ -68,6 +68,8 @@ pub struct Nats {
     pub format: EventFormat,
     /// Which keepalive events are published.
     pub keepalive_events: KeepaliveEvents,
+    /// Whether keepalives of agents are published too, of each agent at most one in its interval.
+    pub keepalive_received: bool,
     /// The key-value bucket that mirrors the state of agents, if one is wanted.
     pub kv: Option<Kv>,
     /// How managers that share a fleet agree on who has which agent, if they do.
@@ -111,6 +113,7 @@ impl Default for Nats {
             spool: Spool::default(),
             format: EventFormat::Native,
             keepalive_events: KeepaliveEvents::All,
+            keepalive_received: false,
             kv: None,
             ownership: None,
             control: Control::default(),

@@ -59,6 +59,7 @@ impl Block for Nats {
         ]);
         walk.own("format", formats, &mut self.format);
         walk.own("keepalive_events", keepalive_events(), &mut self.keepalive_events);
+        walk.own("keepalive_received", yes_no(), &mut self.keepalive_received);
         walk.optional(Origin::Own, "kv", Repeated::Merged, &mut self.kv);
         walk.optional(Origin::Own, "ownership", Repeated::Merged, &mut self.ownership);
         walk.block(Origin::Own, "control", &mut self.control);

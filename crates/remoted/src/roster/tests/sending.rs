@@ -250,6 +250,28 @@ fn those_that_were_heard_of_late_are_told_with_their_own_times_and_nobody_else()
 }
 
 #[test]
+fn keepalives_of_agents_are_events_where_that_is_wanted_and_once_in_an_interval() {
+    let wanted = RosterSettings {
+        keepalive_received: true,
+        ..settings()
+    };
+    for (settings, expected) in [(settings(), 0), (wanted, 10)] {
+        let mut stage = Stage::with_agents(settings, &["001"]);
+        let begun = stage.now.wall_ms / 1000;
+        stage.live(s(600), s(10), &["001"], WAZUH);
+        let events = stage.events(Kind::Keepalive);
+        let bodies: Vec<Value> = events.iter().map(|event| body(event)["event"].take()).collect();
+        assert_eq!(bodies.len(), expected, "{bodies:?}");
+        for (place, body) in bodies.iter().enumerate() {
+            assert_eq!(body["event_type"], "keepalive_received");
+            assert_eq!((&body["interval"], &body["agent_id"]), (&60.into(), &"001".into()));
+            let time = body["timestamp"].as_u64().unwrap() - begun;
+            assert!(time >= 60 * place as u64, "{time} {place}");
+        }
+    }
+}
+
+#[test]
 fn fleet_is_told_in_pages_that_leave_nobody_out() {
     let ids: Vec<String> = (1..=4001).map(|number| format!("{number:03}")).collect();
     let mut stage = Stage::new(quiet());
