@@ -157,7 +157,7 @@ fn a_wrong_end_tag_hides_neither_itself_nor_what_follows() {
             "</prot> closes nothing; <port> of line 3 is open here",
             "<port> holds a value, not elements; <purge> is ignored",
             "<nats> has no <server_url>; write one, such as nats://127.0.0.1:4222, or <enabled>no</enabled>",
-            "<format> must be 'native', 'cloudevents', 'cloudevents-structured' or 'ocsf', not 'x'",
+            "<format> must be 'native', 'cloudevents', 'cloudevents-structured', 'ocsf' or 'ocsf-1.9', not 'x'",
         ]
     );
 }

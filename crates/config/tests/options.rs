@@ -292,7 +292,7 @@ fn rows() -> Vec<Row> {
         ),
         ("nats/spool@max_age", &["1m", "72h => 3d"], &["59s", "366d", ""]),
         ("nats/spool@fsync", &["batch", "each", "never"], &["always", ""]),
-        ("nats/format", &["native", "cloudevents", "ocsf"], &["json", ""]),
+        ("nats/format", &["native", "cloudevents", "ocsf", "ocsf-1.9"], &["json", "ocsf-1.8", ""]),
         (
             "nats/keepalive_events",
             &["all", "off", "sample:10"],

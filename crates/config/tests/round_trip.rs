@@ -284,6 +284,7 @@ fn nats() -> impl Strategy<Value = Nats> {
             EventFormat::Cloudevents,
             EventFormat::CloudeventsStructured,
             EventFormat::Ocsf,
+            EventFormat::Ocsf19,
         ]),
         prop_oneof![
             Just(KeepaliveEvents::All),

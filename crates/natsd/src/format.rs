@@ -11,6 +11,8 @@ use muster_proto::event::{Event, header, subject::token};
 use serde::{Serialize, de::IgnoredAny};
 use serde_json::Value;
 
+use self::ocsf::Release;
+
 /// A body and what goes with it.
 pub(crate) struct Written {
     pub(crate) content_type: &'static str,
@@ -25,6 +27,10 @@ pub(crate) struct About<'a> {
     pub(crate) id: &'a str,
     /// The name of this manager.
     pub(crate) node: &'a str,
+    /// Which start of natsd this is.
+    pub(crate) epoch: u64,
+    /// The public key that signs it, if it is signed.
+    pub(crate) key_id: Option<&'a str>,
     /// Of an alert: which absence it is about.
     pub(crate) finding: Option<Finding>,
 }
@@ -64,8 +70,12 @@ pub(crate) fn write(format: EventFormat, event: &Event, body: Vec<u8>, about: Ab
                 written.body = body;
             }
         }
-        EventFormat::Ocsf => {
-            if let Some(body) = ocsf::write(event, &written.body, about) {
+        EventFormat::Ocsf | EventFormat::Ocsf19 => {
+            let release = match format {
+                EventFormat::Ocsf19 => Release::V1_9,
+                _ => Release::V1_3,
+            };
+            if let Some(body) = ocsf::write(release, event, &written.body, about) {
                 written.content_type = header::OCSF;
                 written.body = body;
             }

@@ -65,6 +65,8 @@ impl Composer {
         let about = About {
             id: &message_id,
             node: &self.node,
+            epoch: self.epoch,
+            key_id: self.keyring.as_ref().map(Keyring::key_id),
             finding: copy_of.and_then(|copy| copy.finding),
         };
         let written = format::write(self.format, event, body, about);

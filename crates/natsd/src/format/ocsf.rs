@@ -1,17 +1,33 @@
 //! Our events in the classes of the Open Cybersecurity Schema Framework.
 //!
-//! It has no class for the state of an agent: [`ROWS`] is our reading, all of it in one place. Only what its release
-//! 1.3.0 has is used. A row of osquery stays in our own form: the class for it came later, and wants each row as one of
-//! sixteen typed objects.
+//! It has no class for the state of an agent: [`ROWS`] is our reading, all of it in one place, and [`Release`] says what
+//! differs between the releases. A row of osquery stays in our own form: the class for it came later than 1.3.0, and
+//! wants each row as one of sixteen typed objects.
 
 use std::net::IpAddr;
 
 use muster_proto::event::{Event, Kind};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{About, Finding};
 
-const VERSION: &str = "1.3.0";
+/// A release, of which only what it has is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    V1_3,
+    /// It has an application that is no product, and a profile for what attests an event.
+    V1_9,
+}
+
+impl Release {
+    const fn version(self) -> &'static str {
+        match self {
+            Self::V1_3 => "1.3.0",
+            Self::V1_9 => "1.9.0",
+        }
+    }
+}
 
 /// A kind of event in OCSF.
 struct Row {
@@ -52,11 +68,17 @@ const UPDATE: Activity = Activity(3, None);
 const GOES_ON: Activity = Activity(2, None);
 const START: Activity = Activity(3, None);
 const STOP: Activity = Activity(4, None);
+const RESTART: Activity = Activity(5, None);
 const DELETE: Activity = Activity(4, None);
 
 /// The state of a finding.
 const NEW: u64 = 1;
 const RESOLVED: u64 = 4;
+
+/// How a fingerprint is made.
+const SHA_256: u64 = 3;
+const HEX: u64 = 1;
+const JCS: u64 = 2;
 
 /// Which class and activity each kind has. What is not listed stays in our own form.
 const ROWS: [Row; 9] = [
@@ -73,6 +95,7 @@ const ROWS: [Row; 9] = [
 
 /// An event as it is to be told.
 struct Told<'a> {
+    release: Release,
     event: &'a Event,
     about: About<'a>,
     raw: &'a [u8],
@@ -82,7 +105,7 @@ struct Told<'a> {
 }
 
 /// The event as OCSF; nothing for a kind that has no class, or a body that is no JSON.
-pub(super) fn write(event: &Event, raw: &[u8], about: About<'_>) -> Option<Vec<u8>> {
+pub(super) fn write(release: Release, event: &Event, raw: &[u8], about: About<'_>) -> Option<Vec<u8>> {
     let row = ROWS.iter().find(|row| row.kind == event.kind)?;
     let whole: Value = serde_json::from_slice(raw).ok()?;
     let member = ["event", "status_change", "enrollment", "agentless"]
@@ -90,6 +113,7 @@ pub(super) fn write(event: &Event, raw: &[u8], about: About<'_>) -> Option<Vec<u
         .find_map(|name| whole.get(name))
         .unwrap_or(&whole);
     let told = Told {
+        release,
         event,
         about,
         raw,
@@ -116,29 +140,60 @@ pub(super) fn write(event: &Event, raw: &[u8], about: About<'_>) -> Option<Vec<u
         set(&mut out, "activity_name", name);
     }
     let mut metadata = json!({
-        "version": VERSION,
+        "version": release.version(),
         "uid": about.id,
         "event_code": event.kind.type_name(),
         "product": {"name": "Muster", "vendor_name": "Muster", "version": env!("CARGO_PKG_VERSION")},
         "log_provider": about.node,
     });
     (row.fill)(&told, &mut out);
-    if matches!(row.class, LIFECYCLE | FINDING) && out.contains_key("device") {
-        // There it is no attribute of the class itself.
-        metadata["profiles"] = json!(["host"]);
+    let attests = release == Release::V1_9 && about.key_id.is_some();
+    // In these classes it is no attribute of the class itself.
+    let has_host = matches!(row.class, LIFECYCLE | FINDING) && out.contains_key("device");
+    let profiles: Vec<&str> = [(has_host, "host"), (attests, "record_integrity")]
+        .iter()
+        .filter_map(|(is_used, name)| is_used.then_some(*name))
+        .collect();
+    if !profiles.is_empty() {
+        metadata["profiles"] = json!(profiles);
     }
     set(&mut out, "metadata", metadata);
     if let Some(reason) = member["reason"].as_str() {
         set(&mut out, "status_detail", reason);
     }
+    if attests {
+        attest(&mut out, about)?;
+    }
     serde_json::to_vec(&out).ok()
 }
 
+/// Says whose the event is and what it was, for those who keep the body and not the headers. What proves it is the
+/// signature in the headers: it is made over the finished body, so that no copy of it can be inside.
+fn attest(out: &mut Map<String, Value>, about: About<'_>) -> Option<()> {
+    let attestation = json!({
+        "authority_uid": about.key_id,
+        "chain_uid": format!("{}:{}", about.node, about.epoch),
+    });
+    set(out, "attestation_list", json!([attestation]));
+    // Over all but itself, in the form of RFC 8785: keys in order, no spaces, and no number of ours is a fraction.
+    let fingerprint = hex(&Sha256::digest(serde_json::to_vec(&out).ok()?));
+    out["attestation_list"][0]["fingerprint"] =
+        json!({"algorithm_id": SHA_256, "encoding_id": HEX, "serialization_id": JCS, "value": fingerprint});
+    Some(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn lifecycle(told: &Told<'_>) -> Activity {
-    match told.member["current_status"].as_u64() {
-        Some(0) => START,
-        Some(1) => STOP,
-        Some(2) => Activity(99, Some("Pending")),
+    let status = |name: &str| told.member[name].as_u64();
+    match (status("previous_status"), status("current_status")) {
+        (_, Some(0)) => START,
+        (_, Some(1)) => STOP,
+        // It says that it starts, and had not stopped.
+        (Some(0), Some(2)) if told.member["reason"] == "startup" => RESTART,
+        (_, Some(2)) => Activity(99, Some("Pending")),
         _ => Activity(99, Some("Never connected")),
     }
 }
@@ -156,8 +211,18 @@ fn of_device(told: &Told<'_>, out: &mut Map<String, Value>) {
 }
 
 fn application(told: &Told<'_>, out: &mut Map<String, Value>) {
-    let app = json!({"name": "agent", "uid": told.member["agent_id"], "vendor_name": "Wazuh"});
-    set(out, "app", present(app));
+    let uid = &told.member["agent_id"];
+    match told.release {
+        Release::V1_3 => {
+            let app = json!({"name": "agent", "uid": uid, "vendor_name": "Wazuh"});
+            set(out, "app", present(app));
+        }
+        Release::V1_9 => {
+            let product = json!({"name": "agent", "vendor_name": "Wazuh"});
+            let application = json!({"name": "agent", "uid": uid, "product": product});
+            set(out, "application", present(application));
+        }
+    }
     of_device(told, out);
 }
 

@@ -6,11 +6,13 @@ use muster_proto::{
     },
 };
 use serde_json::{Map, json};
+use sha2::{Digest, Sha256};
 
 use super::*;
 
 const CLOUD_EVENTS: &str = include_str!("../../tests/fixtures/cloudevents-1.0.json");
 const OCSF: &str = include_str!("../../tests/fixtures/ocsf-1.3.0.json");
+const OCSF_19: &str = include_str!("../../tests/fixtures/ocsf-1.9.0.json");
 const TIME: u64 = 1_795_243_200_123;
 
 fn change(from: AgentStatus, to: AgentStatus, reason: Reason) -> Event {
@@ -108,6 +110,7 @@ fn events() -> Vec<Event> {
         manager_event(Kind::Agentless, "fw-1.ssh_integrity_check.changed", TIME, 3, agentless),
         manager_event(Kind::Audit, "", TIME, 0, b"{\"audit\":{}}".to_vec()),
         manager_event(Kind::Osquery, "001.result.q", TIME, 0, b"{\"name\":\"q\"}".to_vec()),
+        change(AgentStatus::Disconnected, AgentStatus::Pending, Reason::Startup),
         Event {
             kind: Kind::DisconnectAlert,
             ..change(AgentStatus::Active, AgentStatus::Active, Reason::KeyConflict)
@@ -119,6 +122,8 @@ fn about(finding: Option<Finding>) -> About<'static> {
     About {
         id: "n:1:2",
         node: "mgr.a",
+        epoch: 1,
+        key_id: Some("UKEY"),
         finding,
     }
 }
@@ -145,8 +150,27 @@ fn ocsf(event: &Event) -> Value {
     body
 }
 
-/// The part of JSON Schema that the schema of CloudEvents uses, formats included.
+/// What of JSON Schema the check below knows. What says nothing about a value is known, too.
+const KEYWORDS: [&str; 11] = [
+    "$ref",
+    "$comment",
+    "$schema",
+    "description",
+    "type",
+    "minLength",
+    "format",
+    "required",
+    "properties",
+    "definitions",
+    "contentEncoding",
+];
+
+/// The part of JSON Schema that the schema of CloudEvents uses, formats included. A schema that uses more than that is no
+/// schema to check against.
 fn faults(schema: &Value, root: &Value, value: &Value, at: &str) -> Vec<String> {
+    for keyword in schema.as_object().expect("a schema").keys() {
+        assert!(KEYWORDS.contains(&keyword.as_str()), "{keyword} is not checked");
+    }
     if let Some(reference) = schema["$ref"].as_str() {
         let name = reference.trim_start_matches("#/definitions/");
         return faults(&root["definitions"][name], root, value, at);
@@ -176,10 +200,11 @@ fn faults(schema: &Value, root: &Value, value: &Value, at: &str) -> Vec<String> 
         (Some("date-time"), Some(text)) if text.parse::<Timestamp>().is_err() => {
             faults_here.push(format!("{at} is no time"));
         }
-        (Some("uri-reference"), Some(text)) if text.contains([' ', '"', '<', '>', '\\']) => {
+        (Some("uri-reference"), Some(text)) if !is_reference(text) => {
             faults_here.push(format!("{at} is no reference"));
         }
-        _ => {}
+        (Some("date-time" | "uri-reference"), _) | (None, _) | (_, None) => {}
+        (Some(format), Some(_)) => faults_here.push(format!("{at} has the format {format}, which is not checked")),
     }
     for required in schema["required"]
         .as_array()
@@ -197,6 +222,44 @@ fn faults(schema: &Value, root: &Value, value: &Value, at: &str) -> Vec<String> 
         }
     }
     faults_here
+}
+
+/// RFC 3986: its characters, and what is quoted by a percent sign.
+fn is_reference(text: &str) -> bool {
+    let mut parts = text.split('%');
+    let plain = |part: &str| {
+        let others = "-._~:/?#[]@!$&'()*+,;=";
+        part.chars()
+            .all(|one| one.is_ascii_alphanumeric() || others.contains(one))
+    };
+    let quoted = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    parts.next().is_some_and(plain) && parts.all(|part| quoted(part) && plain(part))
+}
+
+/// The schema of a release of OCSF.
+fn ocsf_schema(format: EventFormat) -> Value {
+    let mut schema: Value = serde_json::from_str(OCSF).expect("JSON");
+    if format == EventFormat::Ocsf {
+        return schema;
+    }
+    // The later one has all that the earlier one has, and this.
+    let more: Value = serde_json::from_str(OCSF_19).expect("JSON");
+    schema["version"] = more["version"].clone();
+    for (class, shape) in schema["classes"].as_object_mut().expect("classes") {
+        let own = more["classes"].get(class);
+        let own_attributes = own.and_then(|own| own["attributes"].as_object());
+        let attributes = more["all_classes"].as_object().into_iter().chain(own_attributes);
+        for (name, attribute) in attributes.flatten() {
+            shape["attributes"][name] = attribute.clone();
+        }
+        if let Some(names) = own.and_then(|own| own.get("at_least_one")) {
+            shape["at_least_one"] = names.clone();
+        }
+    }
+    for (name, object) in more["objects"].as_object().expect("objects") {
+        schema["objects"][name] = object.clone();
+    }
+    schema
 }
 
 /// What is wrong with an object of OCSF, by the attributes of its class or object.
@@ -221,6 +284,17 @@ fn ocsf_faults(schema: &Value, shape: &Value, object: &Map<String, Value>, at: &
             faults.push(format!("{at} is no attribute"));
             continue;
         };
+        if attribute["deprecated"] == true {
+            faults.push(format!("{at} is deprecated"));
+        }
+        if let Some(profile) = attribute["profile"].as_str()
+            && let Some(metadata) = object.get("metadata")
+            && !metadata["profiles"]
+                .as_array()
+                .is_some_and(|used| used.iter().any(|used| used == profile))
+        {
+            faults.push(format!("{at} needs the profile {profile}"));
+        }
         let values = match (attribute["array"] == true, value) {
             (true, Value::Array(values)) => values.clone(),
             (false, value) => vec![value.clone()],
@@ -308,10 +382,16 @@ fn body_that_is_no_json_gets_no_envelope() {
 
 #[test]
 fn every_event_with_a_class_fits_the_public_schema_of_ocsf() {
-    let schema: Value = serde_json::from_str(OCSF).expect("JSON");
+    for format in [EventFormat::Ocsf, EventFormat::Ocsf19] {
+        fits_ocsf(format);
+    }
+}
+
+fn fits_ocsf(format: EventFormat) {
+    let schema = ocsf_schema(format);
     let mut classes = std::collections::BTreeSet::new();
     for event in events() {
-        let (written, body) = written(EventFormat::Ocsf, &event);
+        let (written, body) = written(format, &event);
         if written.content_type == "application/json" {
             assert!(matches!(event.kind, Kind::Audit | Kind::Osquery));
             continue;
@@ -333,10 +413,18 @@ fn every_event_with_a_class_fits_the_public_schema_of_ocsf() {
             (&shape["category_uid"], &json!(TIME))
         );
         assert_eq!(body["metadata"]["version"], schema["version"]);
+        let profiles = body["metadata"]["profiles"].as_array();
+        let uses = |profile: &str| profiles.is_some_and(|profiles| profiles.iter().any(|used| used == profile));
         let of_profile = shape["attributes"]["device"]["profile"] == "host" && body.get("device").is_some();
-        assert_eq!(body["metadata"]["profiles"] == json!(["host"]), of_profile, "{body}");
+        assert_eq!(uses("host"), of_profile, "{body}");
+        assert_eq!(uses("record_integrity"), format == EventFormat::Ocsf19, "{body}");
     }
     assert_eq!(classes.into_iter().collect::<Vec<_>>(), [2004, 3004, 5001, 5019, 6002]);
+}
+
+#[test]
+fn check_against_the_schema_of_ocsf_finds_what_is_wrong() {
+    let schema = ocsf_schema(EventFormat::Ocsf);
     let broken = json!({"class_uid": 6002, "app": {"name": 5}, "device": {"ip": "any", "type_id": 0}, "x": 1});
     let shape = &schema["classes"]["6002"];
     let faults = ocsf_faults(&schema, shape, broken.as_object().expect("an object"), "");
@@ -349,6 +437,66 @@ fn every_event_with_a_class_fits_the_public_schema_of_ocsf() {
     ] {
         assert!(faults.iter().any(|fault| fault.starts_with(part)), "{part}: {faults:?}");
     }
+    let schema = ocsf_schema(EventFormat::Ocsf19);
+    let broken = json!({
+        "app": {"vendor_name": "x", "name": "x"}, "metadata": {}, "attestation_list": [{"fingerprint": {"algorithm_id": 8}}],
+    });
+    let broken = broken.as_object().expect("an object");
+    let faults = ocsf_faults(&schema, &schema["classes"]["6002"], broken, "");
+    for part in [
+        ".app is deprecated",
+        ".attestation_list needs the profile record_integrity",
+        ".attestation_list.fingerprint.value is missing",
+        ".attestation_list.fingerprint.algorithm_id is 8",
+    ] {
+        assert!(faults.iter().any(|fault| fault.starts_with(part)), "{part}: {faults:?}");
+    }
+}
+
+#[test]
+fn release_1_9_names_the_application_and_attests_what_it_says() {
+    let (written, body) = written(EventFormat::Ocsf19, &lost());
+    assert_eq!(written.content_type, "application/ocsf+json");
+    assert_eq!(body.get("app"), None);
+    assert_eq!(
+        body["application"],
+        json!({"name": "agent", "uid": "001", "product": {"name": "agent", "vendor_name": "Wazuh"}})
+    );
+    assert_eq!(body["metadata"]["profiles"], json!(["host", "record_integrity"]));
+    let attestation = &body["attestation_list"][0];
+    assert_eq!(
+        (&attestation["authority_uid"], &attestation["chain_uid"]),
+        (&json!("UKEY"), &json!("mgr.a:1"))
+    );
+    // As one who has only the body checks it.
+    let mut bare = body.clone();
+    let fingerprint = bare["attestation_list"][0]
+        .as_object_mut()
+        .and_then(|attestation| attestation.remove("fingerprint"));
+    let fingerprint = fingerprint.expect("is there");
+    let canonical = serde_json::to_vec(&bare).expect("JSON");
+    assert!(
+        canonical.starts_with(b"{\"activity_id\":4,\"application\":{\"name\":"),
+        "keys are in order"
+    );
+    let digest: String = Sha256::digest(&canonical)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(
+        fingerprint,
+        json!({"algorithm_id": 3, "encoding_id": 1, "serialization_id": 2, "value": digest})
+    );
+    let unsigned = About {
+        key_id: None,
+        ..about(None)
+    };
+    let written = write(EventFormat::Ocsf19, &lost(), lost().body, unsigned);
+    let body: Value = serde_json::from_slice(&written.body).expect("JSON");
+    assert_eq!(
+        (body.get("attestation_list"), &body["metadata"]["profiles"]),
+        (None, &json!(["host"]))
+    );
 }
 
 #[test]
@@ -390,7 +538,16 @@ fn lost_agent_is_a_stopped_application_and_its_alert_a_finding() {
         Reason::Reconnected,
     ));
     assert_eq!(back["type_uid"], 600_203);
-    let pending = ocsf(&change(AgentStatus::Active, AgentStatus::Pending, Reason::Startup));
+    let restart = ocsf(&change(AgentStatus::Active, AgentStatus::Pending, Reason::Startup));
+    assert_eq!(
+        (&restart["type_uid"], restart.get("activity_name")),
+        (&json!(600_205), None)
+    );
+    let pending = ocsf(&change(
+        AgentStatus::Disconnected,
+        AgentStatus::Pending,
+        Reason::Startup,
+    ));
     assert_eq!(
         (&pending["type_uid"], &pending["activity_name"]),
         (&json!(600_299), &json!("Pending"))

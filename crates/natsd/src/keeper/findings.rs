@@ -36,7 +36,7 @@ struct Book {
 impl Findings {
     /// Those that the process before us has left open.
     pub(super) fn open(format: EventFormat, directory: &Path) -> Self {
-        Self((format == EventFormat::Ocsf).then(|| {
+        Self(matches!(format, EventFormat::Ocsf | EventFormat::Ocsf19).then(|| {
             let (journal, open) = Journal::open(directory, MAX_OPEN);
             Book {
                 open,

@@ -255,8 +255,11 @@ pub enum EventFormat {
     /// Our own, in the envelope of CloudEvents 1.0. As text `cloudevents-structured`.
     #[serde(rename = "cloudevents-structured")]
     CloudeventsStructured,
-    /// OCSF.
+    /// OCSF, with what its release 1.3.0 has.
     Ocsf,
+    /// OCSF, with what its release 1.9.0 has. As text `ocsf-1.9`.
+    #[serde(rename = "ocsf-1.9")]
+    Ocsf19,
 }
 
 /// Which keepalive events are published. As text: `all`, `sample:N`, `off`.

@@ -56,6 +56,7 @@ impl Block for Nats {
             ("cloudevents", EventFormat::Cloudevents),
             ("cloudevents-structured", EventFormat::CloudeventsStructured),
             ("ocsf", EventFormat::Ocsf),
+            ("ocsf-1.9", EventFormat::Ocsf19),
         ]);
         walk.own("format", formats, &mut self.format);
         walk.own("keepalive_events", keepalive_events(), &mut self.keepalive_events);
