@@ -105,8 +105,10 @@ impl Audit {
         Ok(line)
     }
 
-    /// Signs the head if it has moved and the time has come, and begins a new file if this one is large.
-    pub(crate) fn tidy(&mut self, keyring: Option<&Keyring>, now_ms: u64) -> io::Result<()> {
+    /// Signs the head if it has moved and the time has come, and begins a new file if this one is large. Gives the line, if
+    /// one was written.
+    pub(crate) fn tidy(&mut self, keyring: Option<&Keyring>, now_ms: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut line = None;
         let large = self.length >= ROTATE_LEN;
         let due = now_ms.saturating_sub(self.head_signed_ms) >= HEAD_INTERVAL_MS;
         if let Some(keyring) = keyring
@@ -115,7 +117,7 @@ impl Audit {
         {
             let signature = keyring.sign(self.head.as_bytes());
             let detail = serde_json::json!({"head": self.head, "kid": keyring.key_id(), "sig": signature});
-            self.write(HEAD, &detail, now_ms)?;
+            line = Some(self.write(HEAD, &detail, now_ms)?);
             let file = self.file.try_clone()?;
             drop(self.aside.run(move || {
                 if let Err(error) = file.sync_data() {
@@ -131,7 +133,7 @@ impl Audit {
             self.file = open(&self.path)?;
             self.length = 0;
         }
-        Ok(())
+        Ok(line)
     }
 }
 

@@ -55,10 +55,11 @@ impl Keeper {
         if !self.composer.history {
             self.settle_keys(now);
             self.tell_health(now);
-            if let Some(audit) = &mut self.audit
-                && let Err(error) = audit.tidy(self.composer.keyring.as_ref(), now)
-            {
-                tracing::error!(%error, "cannot tidy the audit trail");
+            let keyring = self.composer.keyring.as_ref();
+            match self.audit.as_mut().map(|audit| audit.tidy(keyring, now)) {
+                Some(Ok(Some(head))) => self.tell_act(&head, now),
+                Some(Err(error)) => tracing::error!(%error, "cannot tidy the audit trail"),
+                Some(Ok(None)) | None => {}
             }
         }
         self.commit_own();
@@ -214,9 +215,7 @@ impl Keeper {
         let now = clock::unix_ms();
         match audit.write(act, detail, now) {
             Ok(line) => {
-                let line: Value = serde_json::from_slice(&line).unwrap_or_default();
-                self.own
-                    .push(manager_event(Kind::Audit, "", now, 0, wrapped("audit", &line)));
+                self.tell_act(&line, now);
                 self.shared.set_audit_trouble(None);
                 true
             }
@@ -227,6 +226,13 @@ impl Keeper {
                 false
             }
         }
+    }
+
+    /// A line that stands in the audit trail is an event, too.
+    fn tell_act(&mut self, line: &[u8], now: u64) {
+        let line: Value = serde_json::from_slice(line).unwrap_or_default();
+        self.own
+            .push(manager_event(Kind::Audit, "", now, 0, wrapped("audit", &line)));
     }
 
     /// What was dropped is told, as an event of our own in the next commit.

@@ -269,7 +269,9 @@ impl<'a> Session<'a> {
         }
         if let Some(passed_over) = self.told.news(&text, Instant::now()) {
             tracing::warn!(error = text, passed_over, "NATS reports an error");
-            self.publisher.shared.note("broker_error", json!({"error": text}));
+            self.publisher
+                .shared
+                .note("broker_error", json!({"error": text, "passed_over": passed_over}));
         }
         self.publisher.report.change(|facts| facts.last_error = Some(text));
     }

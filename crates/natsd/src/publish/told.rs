@@ -1,42 +1,78 @@
 //! Which of the errors that a broker repeats are news: pure.
 //!
-//! A right that is missing is told anew for each subject, so that what stands in quotation marks makes no difference.
+//! A right that is missing is told for each subject, once a minute. Agents have subjects of their own, so that of one kind of
+//! error, which is all up to the first quotation mark, only [`MAX_OF_KIND`] are told within a minute.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-/// How long nothing more is said of a kind of error.
+/// How long nothing more is said of an error.
 const QUIET: Duration = Duration::from_secs(60);
+/// Errors of one kind that are told within that time.
+const MAX_OF_KIND: usize = 20;
 /// Kinds that are remembered; with more, all are forgotten.
 const MAX_KINDS: usize = 32;
 
 /// What was told, when, and how often it came since.
 #[derive(Debug, Default)]
-pub(crate) struct Told(BTreeMap<String, (Instant, u64)>);
+pub(crate) struct Told(BTreeMap<String, Kind>);
+
+#[derive(Debug, Default)]
+struct Kind {
+    /// By what follows the first quotation mark.
+    errors: BTreeMap<String, (Instant, u64)>,
+    /// Of errors that are not remembered, and of those that are no longer.
+    passed_over: u64,
+}
 
 impl Told {
     /// Takes it for told.
     pub(crate) fn note(&mut self, error: &str, now: Instant) {
-        if self.0.len() >= MAX_KINDS {
-            self.0.clear();
-        }
-        self.0.insert(kind(error).to_owned(), (now, 0));
+        self.news(error, now);
     }
 
-    /// How many of its kind were passed over since the last one that was told; nothing when this one is passed over, too.
+    /// How many like it were passed over since the last one that was told; nothing when this one is passed over, too.
     pub(crate) fn news(&mut self, error: &str, now: Instant) -> Option<u64> {
-        let passed_over = match self.0.get_mut(kind(error)) {
-            Some((at, passed_over)) if now.duration_since(*at) < QUIET => {
+        let (kind, rest) = parts(error);
+        let kind = self.kind(kind);
+        if let Some((at, passed_over)) = kind.errors.get_mut(rest) {
+            if now.duration_since(*at) < QUIET {
                 *passed_over += 1;
                 return None;
             }
-            Some((_, passed_over)) => *passed_over,
-            None => 0,
-        };
-        self.note(error, now);
-        Some(passed_over)
+            let passed_over = std::mem::take(passed_over);
+            *at = now;
+            return Some(passed_over);
+        }
+        kind.forget_old(now);
+        if kind.errors.len() >= MAX_OF_KIND {
+            kind.passed_over += 1;
+            return None;
+        }
+        kind.errors.insert(rest.to_owned(), (now, 0));
+        Some(std::mem::take(&mut kind.passed_over))
+    }
+
+    fn kind(&mut self, kind: &str) -> &mut Kind {
+        if self.0.len() >= MAX_KINDS && !self.0.contains_key(kind) {
+            self.0.clear();
+        }
+        self.0.entry(kind.to_owned()).or_default()
+    }
+}
+
+impl Kind {
+    fn forget_old(&mut self, now: Instant) {
+        let passed_over = &mut self.passed_over;
+        self.errors.retain(|_, (at, count)| {
+            let keep = now.duration_since(*at) < QUIET;
+            if !keep {
+                *passed_over += *count;
+            }
+            keep
+        });
     }
 }
 
@@ -49,11 +85,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kind_of_error_is_told_once_a_minute_with_the_number_passed_over() {
+    fn error_is_told_once_a_minute_for_each_subject_with_the_number_passed_over() {
         let now = Instant::now();
         let mut told = Told::default();
         assert_eq!(told.news("no right to publish to \"a.1\"", now), Some(0));
-        assert_eq!(told.news("no right to publish to \"a.2\"", now), None);
+        assert_eq!(
+            told.news("no right to publish to \"a.2\"", now),
+            Some(0),
+            "another subject"
+        );
         assert_eq!(told.news("expired", now), Some(0), "another kind");
         assert_eq!(told.news("no right to publish to \"a.3\"", now + QUIET / 2), None);
         assert_eq!(told.news("no right to publish to \"a.4\"", now + QUIET), Some(2));
@@ -69,3 +109,8 @@ mod tests {
         assert!(told.0.len() <= MAX_KINDS);
     }
 }
+        for number in 0..1000 {
+            told.news(&format!("error \"{number}\""), Instant::now());
+            told.note(&format!("error \"{number}\""), Instant::now());
+        }
+        assert!(told.0.values().all(|kind| kind.errors.len() <= MAX_OF_KIND));

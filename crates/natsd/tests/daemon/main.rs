@@ -27,6 +27,7 @@ mod story;
 mod traces;
 mod trust;
 mod trusted;
+mod trail;
 mod verifying;
 mod wiped;
 };
