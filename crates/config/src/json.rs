@@ -17,6 +17,11 @@ pub(crate) fn maybe_seconds<S: Serializer>(duration: &Option<Duration>, serializ
     }
 }
 
+/// A list of times as seconds.
+pub(crate) fn all_seconds<S: Serializer>(list: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().map(Duration::as_secs))
+}
+
 /// A list of things by their text.
 pub(crate) fn texts<T: Display, S: Serializer>(list: &[T], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(list.iter().map(ToString::to_string))

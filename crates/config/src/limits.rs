@@ -129,6 +129,8 @@ pub const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 pub const SIGNING_KEY: &str = "etc/nats/signing.nk";
 /// How long consumers have to hear of a new signing key before it signs.
 pub const KEY_OVERLAP: Duration = Duration::from_secs(10 * 60);
+/// When an absence is published again.
+pub const ESCALATION: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(24 * 3600)];
 /// Events on their way at once.
 pub const PUBLISH_WINDOW: u32 = 256;
 /// An acknowledgement takes milliseconds; a cluster that elects a leader takes seconds.

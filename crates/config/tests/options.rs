@@ -320,7 +320,11 @@ fn rows() -> Vec<Row> {
         ("nats/control_key@roles", &["read", "read,act,destroy"], &["admin", ""]),
         ("nats/control_key@rate", RATE.0, RATE.1),
         ("nats/source", &["wazuh-manager", "muster"], &["", "a&#10;b"]),
-        ("nats/escalation", &["on", "off"], &["yes", ""]),
+        (
+            "nats/escalation",
+            &["on", "off", "10m", "5m, 1h,1d => 5m,1h,1d", "1h,24h => on"],
+            &["yes", "", "1h,", "1h,1h", "2h,1h", "0s", "31d", "1m,2m,3m,4m,5m"],
+        ),
         (
             "agentless/type",
             &["ssh_integrity_check_linux", "sub/script"],

@@ -336,7 +336,10 @@ fn nats() -> impl Strategy<Value = Nats> {
             bucket: kv.bucket.clone(),
         });
         (nats.encrypt_messages, nats.message_signing, nats.audit_logging) = (flags[1], flags[2], flags[3]);
-        (nats.control.enabled, nats.control.destroy, nats.escalation) = (flags[4], flags[5], flags[6]);
+        (nats.control.enabled, nats.control.destroy) = (flags[4], flags[5]);
+        if flags[6] {
+            nats.escalation = vec![Duration::from_secs(90), Duration::from_secs(5000)];
+        }
         nats.keepalive_received = flags[7];
         // It needs both.
         nats.message_signing |= flags[4];

@@ -17,7 +17,7 @@ pub fn roster_settings(settings: &Settings, host: &str) -> RosterSettings {
         node: settings.node_name().unwrap_or(host).to_owned(),
         keepalive_events: settings.nats.keepalive_events,
         keepalive_received: settings.nats.keepalive_received,
-        escalation: settings.nats.escalation,
+        escalation: settings.nats.escalation.clone(),
         monitor: monitor(settings),
     }
 }

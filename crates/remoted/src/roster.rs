@@ -86,8 +86,8 @@ pub struct RosterSettings {
     pub keepalive_events: KeepaliveEvents,
     /// Whether keepalives of agents are events too.
     pub keepalive_received: bool,
-    /// Whether an absence is said again after an hour and after a day.
-    pub escalation: bool,
+    /// After how long an absence is said again, rising.
+    pub escalation: Vec<Duration>,
     /// What is said to the analysis daemon in monitord's place.
     pub monitor: MonitorSettings,
 }

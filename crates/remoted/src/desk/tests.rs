@@ -50,7 +50,7 @@ impl Office {
             node: "mgr".to_owned(),
             keepalive_events: KeepaliveEvents::All,
             keepalive_received: false,
-            escalation: false,
+            escalation: Vec::new(),
             monitor: MonitorSettings::default(),
         };
         let (news, inbox) = mpsc::channel(NEWS_QUEUE);

@@ -13,6 +13,7 @@ mod silence;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use muster_config::limits::ESCALATION;
 use muster_proto::{
     agent::AgentStatus,
     event::{HIGH_ALERT_THRESHOLD, Kind},
@@ -54,7 +55,7 @@ fn settings() -> RosterSettings {
         node: "mgr".to_owned(),
         keepalive_events: KeepaliveEvents::Off,
         keepalive_received: false,
-        escalation: false,
+        escalation: Vec::new(),
         monitor: MonitorSettings::default(),
     }
 }

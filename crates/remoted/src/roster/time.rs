@@ -19,8 +19,6 @@ use crate::{
 
 /// An agent that was enrolled and did not come within a day is worth a notice.
 const NEVER_CONNECTED_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// After how long an absence is said again.
-const ESCALATE_AFTER: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(24 * 3600)];
 
 impl Roster {
     pub(super) fn begin_round(&mut self, now: Times, out: &mut Actions) {
@@ -146,13 +144,12 @@ impl Roster {
     /// Says again that it is away, a level higher.
     pub(super) fn escalate(&mut self, place: u32, now: Times, out: &mut Actions) {
         let Some(agent) = self.table.get_mut(place) else { return };
-        let said_again =
-            |reason: &Reason| self.settings.escalation && !matches!(reason, Reason::Maintenance | Reason::Moved);
+        let said_again = |reason: &Reason| !matches!(reason, Reason::Maintenance | Reason::Moved);
         let Some(reason) = agent.reason.filter(said_again) else {
             return;
         };
         let absent = now.mono.since(agent.since);
-        let due = escalations(absent);
+        let due = escalations(absent, &self.settings.escalation);
         if due <= agent.escalations {
             return;
         }
@@ -253,9 +250,8 @@ impl Roster {
                 Some((since + self.patience()).max(self.pulse.patient_until()))
             }
             AgentStatus::Disconnected => {
-                let after = ESCALATE_AFTER.get(usize::from(agent.escalations)).filter(|_| {
-                    self.settings.escalation && !matches!(agent.reason, Some(Reason::Maintenance | Reason::Moved))
-                })?;
+                let after = self.settings.escalation.get(usize::from(agent.escalations));
+                let after = after.filter(|_| !matches!(agent.reason, Some(Reason::Maintenance | Reason::Moved)))?;
                 Some(agent.since + *after)
             }
             AgentStatus::NeverConnected => agent.reason.is_none().then(|| agent.since + NEVER_CONNECTED_AFTER),
@@ -264,8 +260,8 @@ impl Roster {
 }
 
 /// How often an absence should have been said again by now.
-pub(super) fn escalations(absent: Duration) -> u8 {
-    let due = ESCALATE_AFTER.iter().filter(|after| absent >= **after).count();
+pub(super) fn escalations(absent: Duration, times: &[Duration]) -> u8 {
+    let due = times.iter().filter(|after| absent >= **after).count();
     u8::try_from(due).unwrap_or(u8::MAX)
 }
 

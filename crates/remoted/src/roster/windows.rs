@@ -67,7 +67,7 @@ impl Roster {
             let still = Move::to(AgentStatus::Disconnected, reason, now.mono);
             self.change(place, now, Move { mass, ..still }, out);
             if let Some(agent) = self.table.get_mut(place) {
-                agent.escalations = escalations(now.mono.since(agent.since));
+                agent.escalations = escalations(now.mono.since(agent.since), &self.settings.escalation);
             }
             self.arm(place);
         }

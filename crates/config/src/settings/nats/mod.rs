@@ -1,6 +1,7 @@
 //! `<nats>`: publishing to a NATS server.
 
 mod control;
+mod escalation;
 mod walk;
 
 use std::{path::PathBuf, time::Duration};
@@ -80,8 +81,9 @@ pub struct Nats {
     pub control_keys: Vec<ControlKey>,
     /// `security.source` in event bodies.
     pub source: String,
-    /// Whether a disconnection is published again, one level up, after an hour and after a day.
-    pub escalation: bool,
+    /// When a disconnection that goes on is published again, one level up each time; empty = never.
+    #[serde(serialize_with = "crate::json::all_seconds")]
+    pub escalation: Vec<Duration>,
 }
 
 impl Default for Nats {
@@ -119,7 +121,7 @@ impl Default for Nats {
             control: Control::default(),
             control_keys: Vec::new(),
             source: limits::EVENT_SOURCE.to_owned(),
-            escalation: true,
+            escalation: limits::ESCALATION.to_vec(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Encrypt, EventFormat, Family, KeepaliveEvents, Kv, Nats, Ownership, Publish, PublishMode, Recipient, Spool,
-    SpoolFsync, control::user_key,
+    SpoolFsync, control::user_key, escalation::escalation,
 };
 use crate::{
     kind::{Reading, Special, bytes, maybe, number, path, secret, span, text, word, words, yes_no},
@@ -66,11 +66,7 @@ impl Block for Nats {
         walk.block(Origin::Own, "control", &mut self.control);
         walk.blocks(Origin::Own, "control_key", &mut self.control_keys);
         walk.own("source", text(128), &mut self.source);
-        walk.own(
-            "escalation",
-            word(&[("on", true), ("off", false)]),
-            &mut self.escalation,
-        );
+        walk.own("escalation", escalation(), &mut self.escalation);
         self.check(walk);
     }
 }

@@ -36,7 +36,7 @@ fn group(name: &str) -> MaintenanceScope {
 #[test]
 fn absence_in_a_window_is_low_and_is_told_in_full_when_the_window_ends() {
     let settings = RosterSettings {
-        escalation: true,
+        escalation: ESCALATION.to_vec(),
         ..quiet()
     };
     let mut stage = Stage::with_agents(settings, &["001", "002", "003"]);
