@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::draw::Draw;
-use muster_config::{CryptoAccept, KeepaliveEvents, KeyConflict, ManagerVersion, Remote, Settings};
+use muster_config::{CryptoAccept, KeepaliveEvents, KeyConflict, ManagerVersion, Remote, Settings, limits::ESCALATION};
 use muster_proto::{
     agent::AgentId,
     ipc::control::MaintenanceScope,
@@ -143,7 +143,11 @@ impl Stage {
             } else {
                 KeepaliveEvents::All
             },
-            escalation: choice & 128 != 0,
+            escalation: if choice & 128 == 0 {
+                Vec::new()
+            } else {
+                ESCALATION.to_vec()
+            },
             ..options::roster_settings(&Settings::default(), "mgr")
         };
         let now = Times {
