@@ -50,6 +50,7 @@ pub(crate) async fn latency(
     producer.feed(count, Some((rate, sent))).await?;
     let took = tokio::time::timeout(PATIENCE, took).await??;
     tell_stalls(&took, stalls);
+    let peak = home.peak_mib()?;
     let conditions = "signed, through the spool, 8 s";
     add(
         table,
@@ -58,6 +59,8 @@ pub(crate) async fn latency(
         target,
         conditions,
     );
+    let what = format!("  peak of resident memory, {rate} a second");
+    table.add(&what, peak, "MiB", "under 64", conditions);
 
     let (sent, took) = reader(&server, count).await?;
     publish(&server, rate, count, &sent).await?;

@@ -33,7 +33,7 @@ struct Options {
     /// write the figures there, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// measure only these: sign, rate, latency, backlog
+    /// measure only these: sign, rate, latency, backlog, sustained
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     only: Vec<String>,
     /// runs of each; the median counts
@@ -45,6 +45,12 @@ struct Options {
     /// events of the runs for the rate
     #[arg(long, default_value_t = 300_000)]
     events: u64,
+    /// how many seconds the sustained run goes on; it is no part of a run without --only
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    sustained: u64,
+    /// live events a second while the backlog is drained
+    #[arg(long, value_name = "RATE", default_value_t = 10_000)]
+    live: u64,
     /// events that wait in the spool before the server comes back
     #[arg(long, default_value_t = 1_000_000)]
     backlog: u64,
@@ -72,6 +78,9 @@ async fn main() -> Result<()> {
     }
     if wanted("backlog") {
         backlog(&options, &mut table).await?;
+    }
+    if options.only.iter().any(|only| only == "sustained") {
+        sustained(Duration::from_secs(options.sustained), &mut table).await?;
     }
     table.finish(options.json.as_deref())
 }
@@ -125,8 +134,8 @@ async fn rates(options: &Options, table: &mut Table) -> Result<()> {
         };
         table.add(what, rate, "/s", target, EVENTS);
         table.add(
-            &format!("  resident memory, {what}"),
-            home.resident_mib()?,
+            &format!("  peak of resident memory, {what}"),
+            home.peak_mib()?,
             "MiB",
             "under 64",
             "",
@@ -170,8 +179,8 @@ async fn backlog(options: &Options, table: &mut Table) -> Result<()> {
         "",
     );
     table.add(
-        &format!("  resident memory with {} waiting", options.backlog),
-        home.resident_mib()?,
+        &format!("  peak of resident memory with {} waiting", options.backlog),
+        home.peak_mib()?,
         "MiB",
         "under 64",
         "",
@@ -180,24 +189,77 @@ async fn backlog(options: &Options, table: &mut Table) -> Result<()> {
     // From the first acknowledgement on: how long it takes until the next attempt to connect is configuration.
     home.wait_until_published(1).await?;
     let begun = Instant::now();
-    let live = options.backlog / 50;
     let mut second = Feeder::connect(&home, 2).await?;
-    let feeding = second.feed(live, Some((1_000, Arc::default())));
-    let total = options.backlog + live;
-    let (fed, drained) = tokio::join!(feeding, home.wait_until_published(total - live));
-    fed.and(drained)?;
-    let rate = as_f64(options.backlog) / begun.elapsed().as_secs_f64();
-    home.wait_until_published(total).await?;
+    let feeding = async {
+        loop {
+            let fed = second.feed(options.live, Some((options.live, Arc::default())));
+            if let Err(error) = fed.await {
+                return error;
+            }
+        }
+    };
+    // Live events are of the same stream: they wait behind the backlog, and its last event is out when so many are.
+    let draining = async {
+        home.wait_until_published(options.backlog).await?;
+        let drained = begun.elapsed();
+        home.wait_until_waiting(options.live / 10).await?;
+        anyhow::Ok((drained, begun.elapsed()))
+    };
+    let (drained, caught_up) = tokio::select! {
+        error = feeding => return Err(error),
+        drained = draining => drained?,
+    };
+    let conditions = "of the same stream";
     table.add(
-        "drained, with 1,000 live events a second",
-        rate,
+        &format!("drained, with {} live events a second", options.live),
+        as_f64(options.backlog) / drained.as_secs_f64(),
         "/s",
         "the live rate",
-        "",
+        conditions,
     );
     table.add(
-        "  resident memory behind it",
-        home.resident_mib()?,
+        "  until live events wait no longer, either",
+        caught_up.as_secs_f64(),
+        "s",
+        "",
+        conditions,
+    );
+    table.add(
+        "  peak of resident memory behind it",
+        home.peak_mib()?,
+        "MiB",
+        "under 64",
+        "",
+    );
+    Ok(())
+}
+
+/// As much as goes, for a long time.
+async fn sustained(time: Duration, table: &mut Table) -> Result<()> {
+    const CHUNK: u64 = 25_000;
+    let server = Server::start().await?;
+    let home = Home::start(&server, "<message_signing>yes</message_signing>")?;
+    home.ready().await?;
+    let mut producer = Feeder::connect(&home, 1).await?;
+    let (begun, mut fed) = (Instant::now(), 0);
+    while begun.elapsed() < time {
+        producer.feed(CHUNK, None).await?;
+        fed += CHUNK;
+        // What is taken may wait: how much, is bounded.
+        home.wait_until_waiting(4 * CHUNK).await?;
+    }
+    home.wait_until_published(fed).await?;
+    let what = format!("sustained for {} s, signed, through the spool", time.as_secs());
+    table.add(
+        &what,
+        as_f64(fed) / begun.elapsed().as_secs_f64(),
+        "/s",
+        "25,000",
+        EVENTS,
+    );
+    table.add(
+        "  peak of resident memory, sustained",
+        home.peak_mib()?,
         "MiB",
         "under 64",
         "",

@@ -149,12 +149,25 @@ impl Home {
         }
     }
 
-    pub(crate) fn resident_mib(&self) -> Result<f64> {
+    /// Until no more than so many events wait.
+    pub(crate) async fn wait_until_waiting(&self, most: u64) -> Result<()> {
+        loop {
+            let status = self.status().await?;
+            let waiting = status.facts.iter().find(|(name, _)| name == "waiting_events");
+            if waiting.is_some_and(|(_, value)| value.parse().is_ok_and(|waiting: u64| waiting <= most)) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The most memory that was ever resident.
+    pub(crate) fn peak_mib(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .context("no VmRSS")?;
+            .find(|line| line.starts_with("VmHWM:"))
+            .context("no VmHWM")?;
         let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
         Ok(kib / 1024.0)
     }
