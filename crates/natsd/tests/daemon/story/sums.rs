@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_natsd::verify::{Fate, Message, Verifier};
+use muster_natsd::verify::{Fate, Message, REPLAY, Verifier};
 use muster_proto::event::header;
 
 use super::troubles::Site;
@@ -34,7 +34,7 @@ impl Sums {
                     self.accepted.insert(place, message);
                 }
                 Fate::Duplicate => self.duplicates += 1,
-                Fate::Refuse { step: "sequence", .. } if !new => self.duplicates += 1,
+                Fate::Refuse { step: REPLAY, .. } if !new => self.duplicates += 1,
                 Fate::Refuse { .. } => assert_eq!(fate, Fate::Accept, "{place:?}"),
             }
         }

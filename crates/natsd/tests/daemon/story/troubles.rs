@@ -100,11 +100,13 @@ impl Site {
     }
 
     fn wait_until_degraded(&self, why: &str) {
-        wait_for(&format!("natsd says {why}"), || {
-            self.home
-                .status()
-                .is_some_and(|status| status.degraded.join("\n").contains(why))
-        });
+        wait_for(&format!("natsd says {why}"), || self.degraded().contains(why));
+    }
+
+    /// What natsd says is wrong.
+    fn degraded(&self) -> String {
+        let status = self.home.status();
+        status.map(|status| status.degraded.join("\n")).unwrap_or_default()
     }
 }
 
@@ -162,6 +164,7 @@ fn connection_cut(site: &mut Site) {
 }
 
 fn right_taken(site: &mut Site) {
+    wait_for("what was before is over", || !site.degraded().contains("MUSTER_STATE"));
     site.give_rights("wazuh.xdr.agent.>");
     site.wait_until_degraded("MUSTER_STATE");
     site.give_rights("nothing.at.all");
