@@ -6,7 +6,9 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, jetstream};
+use async_nats::{
+    Client, HeaderMap, Message, RequestErrorKind, StatusCode, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, jetstream,
+};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::Deserialize;
 use serde_json::json;
@@ -249,6 +251,9 @@ async fn write(client: &Client, prefix: &str, put: Put) -> (Put, Result<Outcome,
     let asked = timeout(ANSWER, client.request_with_headers(subject, headers, value.into())).await;
     let answer = match asked {
         Ok(Ok(answer)) => answer,
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+            return (put, Err("the bucket is gone".to_owned()));
+        }
         Ok(Err(_)) | Err(_) => return (put, Ok(Outcome::Lost)),
     };
     let outcome = match Answer::read(answer.status == Some(StatusCode::NO_RESPONDERS), &answer.payload) {
