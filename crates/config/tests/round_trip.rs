@@ -291,7 +291,7 @@ fn nats() -> impl Strategy<Value = Nats> {
             Just(KeepaliveEvents::Off),
             (1u32..1000).prop_map(KeepaliveEvents::Sample)
         ],
-        option::of(name().prop_map(|bucket| Kv { bucket })),
+        option::of((any::<bool>(), name()).prop_map(|(enabled, bucket)| Kv { enabled, bucket })),
         0u32..1_000_000,
         seconds(1, 3600),
         vec(any::<bool>(), 8),

@@ -213,6 +213,7 @@ async fn start(
     };
     let report = Arc::new(Report::new(link, hearing));
     report.tell_keys(composer.keyring.as_ref());
+    report.change(|facts| facts.wants_buckets = nats.insists_on_buckets() || nats.ownership.is_some());
     let doorkeeper = if hears {
         Some(Doorkeeper::new(nats, &node).context("etc/ossec.conf")?)
     } else {
@@ -226,7 +227,7 @@ async fn start(
         audit,
         report: Arc::clone(&report),
         counters: Arc::clone(&counters),
-        roll: (nats.enabled && nats.kv.is_some()).then(|| Roll::new(&node, epoch)),
+        roll: (nats.enabled && nats.bucket().is_some()).then(|| Roll::new(&node, epoch)),
         owners: nats.ownership.as_ref().filter(|_| nats.enabled).map(|owners| {
             let room = Room::new(&owners.bucket, &node, epoch);
             Arc::new(room)

@@ -124,6 +124,7 @@ impl Handler for Control {
             ("trust", self.trust.clone()),
             ("control", control),
             ("name_is_ours", claim.to_owned()),
+            ("streams", facts.drift.summary()),
             (
                 "broker_skew_ms",
                 facts

@@ -3,6 +3,8 @@
 //! The daemon itself never may: its own credentials only publish. What the broker returns is compared with what was
 //! asked for, since old servers pass over in silence what they do not know.
 
+pub(crate) mod wanted;
+
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
@@ -13,24 +15,11 @@ use muster_proto::event::Stream;
 use muster_service::{Common, command_line};
 use serde_json::{Map, Value, json};
 
-use crate::publish::{connection, fence};
+use self::wanted::{CONSUMERS, bucket_config, buckets, stream_config};
+use crate::publish::connection;
 
-const GIB: u64 = 1024 * 1024 * 1024;
-const DAY_NS: u64 = 24 * 3600 * 1_000_000_000;
-const MINUTE_NS: u64 = 60 * 1_000_000_000;
 /// How long the broker may take for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Consumers that most sites want: name, stream, the one subject it filters for below the prefix. One filter each,
-/// since servers before 2.10 pass over several and deliver everything.
-const CONSUMERS: [(&str, Stream, &str); 6] = [
-    ("xdr-status", Stream::State, "agent.*.status_change"),
-    ("xdr-disconnect", Stream::State, "alerts.agent_disconnected"),
-    ("siem-alerts-high", Stream::Alerts, "alerts.rule.high.*"),
-    ("siem-alerts-critical", Stream::Alerts, "alerts.rule.critical.*"),
-    ("audit-archive", Stream::Audit, "manager.audit.>"),
-    ("xdr-keys", Stream::Audit, "manager.keys.*"),
-];
-
 /// create the streams, the key-value bucket and consumers on the NATS server
 ///
 /// Needs credentials that may administer JetStream; those of <nats> in etc/ossec.conf should not. What exists already is
@@ -107,23 +96,20 @@ impl Provision {
             .map(|stream| stream_config(stream, &nats.subject_prefix, self.replicas, self.share))
             .collect();
         if self.with.contains(&With::Kv) {
-            let bucket = nats.kv.clone().unwrap_or_default().bucket;
-            let buckets = [bucket.as_str(), fence::NODES, fence::KEYS];
-            wanted.extend(buckets.map(|bucket| bucket_config(bucket, self.replicas)));
+            wanted.extend(buckets(nats).map(|bucket| bucket_config(&bucket, self.replicas)));
         }
         for config in &wanted {
-            differences.extend(self.one_stream(client, config).await?);
+            differences.extend(self.one_stream(client, config, &nats.subject_prefix).await?);
         }
         if self.with.contains(&With::Consumers) {
-            for (name, stream, filter) in CONSUMERS {
-                let filter = format!("{}.{filter}", nats.subject_prefix);
-                differences.extend(one_consumer(client, name, stream.name(), &filter).await?);
+            for consumer in CONSUMERS {
+                differences.extend(one_consumer(client, consumer.stream, &consumer.config(nats)).await?);
             }
         }
         Ok(differences)
     }
 
-    async fn one_stream(&self, client: &Client, config: &Value) -> anyhow::Result<Vec<String>> {
+    async fn one_stream(&self, client: &Client, config: &Value, prefix: &str) -> anyhow::Result<Vec<String>> {
         let name = config["name"].as_str().unwrap_or_default();
         let info = ask(client, &format!("STREAM.INFO.{name}"), &json!({})).await?;
         let there = match error_of(&info) {
@@ -131,6 +117,7 @@ impl Provision {
             Some((404, _)) => false,
             Some((_, why)) => bail!("asking for the stream {name}: {why}"),
         };
+        let config = &with_subjects_of_others(config, &info["config"], prefix);
         let answer = match (there, self.update) {
             (true, false) => info,
             (true, true) => ask(client, &format!("STREAM.UPDATE.{name}"), config).await?,
@@ -156,73 +143,24 @@ pub(crate) fn settings(common: &Common) -> anyhow::Result<Nats> {
     Ok(loaded.settings.nats)
 }
 
-/// One of the streams that natsd publishes to.
-pub(crate) fn stream_config(stream: Stream, prefix: &str, replicas: u8, share: u16) -> Value {
-    let (age_ns, bytes) = match stream {
-        Stream::Keepalive => (DAY_NS, GIB / 4),
-        Stream::State => (30 * DAY_NS, 4 * GIB),
-        Stream::Alerts => (7 * DAY_NS, 50 * GIB),
-        Stream::Osquery => (3 * DAY_NS, 20 * GIB),
-        Stream::Archives => (DAY_NS, 50 * GIB),
-        Stream::Audit => (400 * DAY_NS, 10 * GIB),
-    };
-    let audit = stream == Stream::Audit;
-    let window = match stream {
-        Stream::State | Stream::Alerts | Stream::Audit => 10 * MINUTE_NS,
-        _ => 2 * MINUTE_NS,
-    };
-    json!({
-        "name": stream.name(),
-        "subjects": stream.subjects(prefix),
-        "retention": "limits",
-        "storage": "file",
-        "max_age": age_ns,
-        "max_bytes": bytes / 100 * u64::from(share),
-        "max_msgs_per_subject": if stream == Stream::Keepalive { 3 } else { -1 },
-        "discard": if audit { "new" } else { "old" },
-        "duplicate_window": window,
-        "num_replicas": replicas,
-        "deny_delete": audit,
-        "deny_purge": audit,
-        "allow_direct": true,
-    })
-}
-
-/// A key-value bucket is a stream of a certain form; the client's own way to make one asks for what old servers lack.
-pub(crate) fn bucket_config(bucket: &str, replicas: u8) -> Value {
-    json!({
-        "name": format!("KV_{bucket}"),
-        "subjects": [format!("$KV.{bucket}.>")],
-        "retention": "limits",
-        "storage": "file",
-        "max_msgs_per_subject": 5,
-        "discard": "new",
-        "duplicate_window": 2 * MINUTE_NS,
-        "num_replicas": replicas,
-        "allow_rollup_hdrs": true,
-        "deny_delete": true,
-        "allow_direct": true,
-    })
-}
-
-async fn one_consumer(client: &Client, name: &str, stream: &str, filter: &str) -> anyhow::Result<Vec<String>> {
-    let config = json!({
-        "durable_name": name,
-        "deliver_policy": "all",
-        "ack_policy": "explicit",
-        "ack_wait": 30 * 1_000_000_000_u64,
-        "max_deliver": 10,
-        "max_ack_pending": 1000,
-        "filter_subject": filter,
-        "replay_policy": "instant",
-    });
+async fn one_consumer(client: &Client, stream: Stream, config: &Value) -> anyhow::Result<Vec<String>> {
+    let (stream, name) = (stream.name(), config["durable_name"].as_str().unwrap_or_default());
+    // Making one that is there would change whom it serves.
+    let info = ask(client, &format!("CONSUMER.INFO.{stream}.{name}"), &json!({})).await?;
+    if error_of(&info).is_none() && info["config"]["filter_subject"] != config["filter_subject"] {
+        let (has, wanted) = (&info["config"]["filter_subject"], &config["filter_subject"]);
+        return Ok(vec![format!(
+            "{name}: filters for {has}, not {wanted}; with several prefixes in one account, each needs a <kv bucket=\"agents_...\"/> of \
+             its own"
+        )]);
+    }
     let request = json!({"stream_name": stream, "config": config});
     let answer = ask(client, &format!("CONSUMER.DURABLE.CREATE.{stream}.{name}"), &request).await?;
     if let Some((_, why)) = error_of(&answer) {
         bail!("making the consumer {name}: {why}");
     }
     println!("{stream} {name}: made");
-    Ok(compare(name, &config, &answer["config"]))
+    Ok(compare(name, config, &answer["config"]))
 }
 
 async fn ask(client: &Client, what: &str, request: &Value) -> anyhow::Result<Value> {
@@ -240,7 +178,35 @@ fn error_of(answer: &Value) -> Option<(u64, String)> {
     Some((error["code"].as_u64().unwrap_or(0), why))
 }
 
-/// What the server has that is not what was asked for.
+/// The same, and the subjects of other prefixes that the stream takes already.
+fn with_subjects_of_others(config: &Value, has: &Value, prefix: &str) -> Value {
+    let mut config = config.clone();
+    let others = has["subjects"].as_array().into_iter().flatten();
+    let others = others.filter(|subject| {
+        subject
+            .as_str()
+            .is_some_and(|subject| !overlap(subject, &format!("{prefix}.>")))
+    });
+    if let Some(subjects) = config["subjects"].as_array_mut() {
+        let new: Vec<_> = others.filter(|subject| !subjects.contains(subject)).cloned().collect();
+        subjects.extend(new);
+    }
+    config
+}
+
+/// Whether there is a subject that both take.
+fn overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        match (one.next(), other.next()) {
+            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+            (Some(one), Some(other)) if one == "*" || other == "*" || one == other => {}
+            _ => return false,
+        }
+    }
+}
+
+/// What the server has that is not what was asked for. In which order subjects are, does not matter.
 fn compare(name: &str, asked: &Value, has: &Value) -> Vec<String> {
     let empty = Map::new();
     let asked = asked.as_object().unwrap_or(&empty);
@@ -249,7 +215,8 @@ fn compare(name: &str, asked: &Value, has: &Value) -> Vec<String> {
         let got = has.get(key).unwrap_or(&Value::Null);
         // Absent is how servers write what is off.
         let is_off = matches!(value, Value::Bool(false)) && got.is_null();
-        if got != value && !is_off {
+        let is_same = got == value || (key == "subjects" && sorted(got) == sorted(value));
+        if !is_same && !is_off {
             differences.push(format!("{name}: {key} is {got}, not {value}"));
         }
     }
@@ -260,22 +227,20 @@ fn compare(name: &str, asked: &Value, has: &Value) -> Vec<String> {
     differences
 }
 
+fn sorted(subjects: &Value) -> Vec<&str> {
+    let mut subjects: Vec<_> = subjects
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    subjects.sort_unstable();
+    subjects
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_stream_takes_control_and_no_two_share_a_subject() {
-        let mut all = std::collections::BTreeSet::new();
-        for stream in Stream::ALL {
-            let config = stream_config(stream, "p", 1, 100);
-            for subject in config["subjects"].as_array().expect("subjects") {
-                let subject = subject.as_str().expect("text").to_owned();
-                assert!(!subject.starts_with("p.control") && subject != "p.>", "{subject}");
-                assert!(all.insert(subject));
-            }
-        }
-    }
 
     #[test]
     fn difference_names_stream_and_setting() {
@@ -288,5 +253,32 @@ mod tests {
             compare("S", &asked, &json!({"max_age": 5, "discard": "old"})),
             ["S: discard is \"old\", not \"new\""]
         );
+    }
+
+    #[test]
+    fn update_keeps_the_subjects_of_other_prefixes_and_no_wildcard_above_ours() {
+        let config = json!({"subjects": ["a.x.>"]});
+        let has = json!({"subjects": ["b.x.>", "a.y", ">", "*.x.*", "a.x.>"]});
+        assert_eq!(
+            with_subjects_of_others(&config, &has, "a")["subjects"],
+            json!(["a.x.>", "b.x.>"])
+        );
+        assert_eq!(with_subjects_of_others(&config, &Value::Null, "a"), config);
+    }
+
+    #[test]
+    fn subjects_overlap_where_one_message_may_go_to_both() {
+        for (one, other) in [
+            ("a.>", "a.b"),
+            ("a.*", "a.b"),
+            (">", "a"),
+            ("*.b", "a.>"),
+            ("a.b", "a.b"),
+        ] {
+            assert!(overlap(one, other) && overlap(other, one), "{one} {other}");
+        }
+        for (one, other) in [("a.>", "a"), ("a.b", "a.c"), ("a.*", "a.b.c"), ("ab.>", "a.>")] {
+            assert!(!overlap(one, other) && !overlap(other, one), "{one} {other}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 mod answer;
 mod claims;
 pub(crate) mod connection;
+pub(crate) mod drift;
 pub(crate) mod fence;
 pub(crate) mod kv;
 mod lane;
@@ -31,11 +32,11 @@ use std::{
 use async_nats::Client;
 use muster_config::Nats;
 use serde_json::json;
-use tokio::runtime;
+use tokio::{runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    connection::{jitter, pause},
+    connection::{News, jitter, pause},
     fence::{Fence, Standing},
     session::{End, Session},
     tls::Peer,
@@ -109,7 +110,7 @@ impl Publisher {
     /// Only where buckets are used at all.
     fn fence(&self) -> Option<Fence> {
         if self.nats.ownership.is_none() {
-            self.nats.kv.as_ref()?;
+            self.nats.bucket()?;
         }
         let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         match Fence::open(&self.nats.spool.dir, &self.node, self.epoch, host.unwrap_or_default()) {
@@ -165,7 +166,7 @@ impl Publisher {
             () = stop.cancelled() => return End::Stopped,
             connected = connection::connect_noting(&self.nats, &self.node, server, &peer) => connected,
         };
-        let (client, news) = match connected {
+        let (client, mut news) = match connected {
             Ok(connected) => connected,
             Err(error) => return End::Failed(chain(&error)),
         };
@@ -202,6 +203,10 @@ impl Publisher {
         let standing = tokio::select! {
             () = stop.cancelled() => return End::Stopped,
             standing = self.stand(fence, &client) => standing,
+            no_right = no_right_to_names(&mut news) => no_right.map(|()| {
+                self.report.change(|facts| facts.claim = Claim::Unfenced);
+                None
+            }),
         };
         let held = match standing {
             Ok(held) => held,
@@ -215,11 +220,13 @@ impl Publisher {
             return tokio::select! {
                 end = session.run(stop) => end,
                 never = claims::run(&client, &self.shared) => match never {},
+                never = drift::run(&client, self) => match never {},
             };
         };
         let end = tokio::select! {
             end = session.run(stop) => end,
             never = claims::run(&client, &self.shared) => match never {},
+            never = drift::run(&client, self) => match never {},
             why = fence.keep(&client, &self.report) => return End::Lost(why),
             never = mirror::run(&client, &self.shared, &self.node) => match never {},
         };
@@ -232,6 +239,10 @@ impl Publisher {
     /// Waits until the name of this manager is ours. Nothing when nobody looks after names.
     async fn stand<'f>(&self, fence: &'f mut Option<Fence>, client: &Client) -> Result<Option<&'f mut Fence>, String> {
         let Some(fence) = fence else { return Ok(None) };
+        if !client.server_info().jetstream && !self.nats.insists_on_buckets() {
+            self.report.change(|facts| facts.claim = Claim::Unfenced);
+            return Ok(None);
+        }
         loop {
             match fence.stand(client).await? {
                 Standing::Held => {
@@ -253,6 +264,22 @@ impl Publisher {
                     tokio::time::sleep(fence::BEAT / 2).await;
                 }
             }
+        }
+    }
+}
+
+/// Ends when the broker says that we may not look after names, or that the connection is over. It is silent to whoever
+/// asks without the right, so that waiting for its answer alone would look like a broker that stands still.
+async fn no_right_to_names(news: &mut mpsc::Receiver<News>) -> Result<(), String> {
+    loop {
+        match news.recv().await {
+            Some(News::Lost(why)) => return Err(why),
+            Some(News::Error(text)) if text.contains(fence::NODES) => {
+                tracing::info!(error = text, "nobody looks after the names of managers");
+                return Ok(());
+            }
+            Some(news) => tracing::debug!(?news, "NATS tells something while the name is being taken"),
+            None => return Err("the client has ended".to_owned()),
         }
     }
 }

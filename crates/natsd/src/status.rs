@@ -7,7 +7,10 @@ use std::{
 
 use muster_proto::ipc::control::SigningKey;
 
-use crate::{keys::Keyring, publish::skew::MUCH_MS};
+use crate::{
+    keys::Keyring,
+    publish::{drift::Drift, skew::MUCH_MS},
+};
 
 muster_service::counters! {
     /// What went through since the start.
@@ -121,6 +124,10 @@ pub(crate) struct Facts {
     pub(crate) hearing: Hearing,
     /// A stream that takes requests, and so answers them in our place.
     pub(crate) captured: Option<String>,
+    /// What streams and buckets are like.
+    pub(crate) drift: Drift,
+    /// Whether it is a fault when there are no buckets.
+    pub(crate) wants_buckets: bool,
     /// The signing keys.
     pub(crate) keys: Vec<SigningKey>,
     /// What the trust key should have signed, in words.
@@ -142,6 +149,8 @@ impl Report {
             skew_ms: None,
             hearing,
             captured: None,
+            drift: Drift::default(),
+            wants_buckets: false,
             keys: Vec::new(),
             unvouched: Vec::new(),
         };
@@ -180,6 +189,17 @@ impl Report {
             if let Some(stream) = &facts.captured {
                 degraded.push(format!(
                     "the stream {stream} takes requests over NATS and answers them in our place; take <prefix>.control out of it"
+                ));
+            }
+            for (stream, differs) in &facts.drift.differs {
+                let differs = differs.join(", ");
+                degraded.push(format!(
+                    "the stream {stream} is not as provisioned: {differs}; `muster-natsd provision --update` shows and mends it"
+                ));
+            }
+            for bucket in facts.drift.missing_buckets.iter().filter(|_| facts.wants_buckets) {
+                degraded.push(format!(
+                    "the broker has no bucket {bucket}; `muster-natsd provision` makes it"
                 ));
             }
             for stream in &facts.without_stream {

@@ -256,7 +256,7 @@ fn question(node: &str) -> String {
 
 /// The last epoch of a node, as the bucket has it. Nothing when it cannot be asked in time: a start waits for no broker.
 pub(crate) async fn known_epoch(nats: &Nats, node: &str) -> Option<u64> {
-    nats.kv.as_ref()?;
+    nats.bucket()?;
     let asked = async {
         let client = connect_once(nats, node).await.map_err(|error| chain(&error))?;
         look(&client, node).await

@@ -15,6 +15,8 @@ use crate::{keeper::Shared, spool::record::Stored};
 
 /// How often it is looked for announcements. They are rare, and nobody waits for them here.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long until what was not taken is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How long the broker may take for an answer.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -22,12 +24,18 @@ const ANSWER: Duration = Duration::from_secs(3);
 pub(super) async fn run(client: &Client, shared: &Shared, node: &str) -> Infallible {
     let mut written = BTreeMap::new();
     loop {
+        let mut pause = LOOK;
         for (kid, announcement) in shared.announced() {
-            if written.get(&kid) != Some(&announcement.seq) && write(client, node, &kid, &announcement).await {
+            if written.get(&kid) == Some(&announcement.seq) {
+                continue;
+            }
+            if write(client, node, &kid, &announcement).await {
                 written.insert(kid, announcement.seq);
+            } else {
+                pause = AGAIN;
             }
         }
-        sleep(LOOK).await;
+        sleep(pause).await;
     }
 }
 

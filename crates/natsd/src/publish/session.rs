@@ -28,7 +28,7 @@ use super::{
     kv::Writer,
     lane::Lane,
     pace::Pace,
-    told::Told,
+    told::{self, Told},
 };
 use crate::{keeper::chain, spool::Place};
 
@@ -109,8 +109,8 @@ impl<'a> Session<'a> {
         let window = usize::try_from(publisher.nats.publish.window)
             .unwrap_or(usize::MAX)
             .max(1);
-        let kv = publisher.shared.roll().zip(publisher.nats.kv.as_ref());
-        let kv = kv.map(|(mut roll, kv)| Writer::new(&mut roll, &kv.bucket, &inbox));
+        let kv = publisher.shared.roll().zip(publisher.nats.bucket());
+        let kv = kv.map(|(mut roll, bucket)| Writer::new(&mut roll, bucket, &inbox));
         let mut told = Told::default();
         if let Some(error) = publisher.report.read().last_error {
             // The connection before ended with it.
@@ -247,6 +247,12 @@ impl<'a> Session<'a> {
         if text.contains(INBOX_PREFIX) && self.round_trip.is_some() {
             // We may not write to our own inbox: the broker has read that far all the same.
             self.proved();
+            return;
+        }
+        let nats = &self.publisher.nats;
+        if !nats.insists_on_buckets() && told::is_about_buckets(&text, nats.bucket().unwrap_or_default()) {
+            tracing::debug!(text, "buckets that were not asked for cannot be used");
+            self.kv = None;
             return;
         }
         self.publisher.counters.nats_errors_total.increment();

@@ -76,8 +76,22 @@ impl Kind {
     }
 }
 
-fn kind(error: &str) -> &str {
-    error.split_once('"').map_or(error, |(kind, _)| kind)
+/// Whether it is about the bucket of agents, or one of ours that go with it.
+pub(crate) fn is_about_buckets(error: &str, agents: &str) -> bool {
+    ["$KV.", "INFO.KV_", "DIRECT.GET.KV_"].iter().any(|begin| {
+        error.split(begin).skip(1).any(|bucket| {
+            let ours = |name: &str| {
+                bucket
+                    .strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['.', '"']))
+            };
+            ours(agents) || bucket.starts_with("muster_")
+        })
+    })
+}
+
+fn parts(error: &str) -> (&str, &str) {
+    error.split_once('"').unwrap_or((error, ""))
 }
 
 #[cfg(test)]
@@ -95,9 +109,45 @@ mod tests {
             "another subject"
         );
         assert_eq!(told.news("expired", now), Some(0), "another kind");
-        assert_eq!(told.news("no right to publish to \"a.3\"", now + QUIET / 2), None);
-        assert_eq!(told.news("no right to publish to \"a.4\"", now + QUIET), Some(2));
-        assert_eq!(told.news("no right to publish to \"a.5\"", now + QUIET), None);
+        for _ in 0..3 {
+            assert_eq!(told.news("no right to publish to \"a.1\"", now + QUIET / 2), None);
+        }
+        assert_eq!(told.news("no right to publish to \"a.1\"", now + QUIET), Some(3));
+        assert_eq!(told.news("no right to publish to \"a.1\"", now + QUIET), None);
+        told.note("lost", now + QUIET);
+        assert_eq!(told.news("lost", now + QUIET), None);
+    }
+
+    #[test]
+    fn errors_about_each_of_many_agents_are_counted() {
+        let now = Instant::now();
+        let mut told = Told::default();
+        let error = |agent: usize| format!("no right to publish to \"a.{agent}\"");
+        let news = (0..10_000).filter(|agent| told.news(&error(*agent), now).is_some());
+        assert_eq!(news.count(), MAX_OF_KIND);
+        assert_eq!(told.news("another", now), Some(0));
+        assert_eq!(told.news(&error(20_000), now + QUIET), Some(10_000 - 20));
+        assert_eq!(told.news(&error(20_001), now + QUIET), Some(0));
+    }
+
+    #[test]
+    fn errors_about_buckets_are_told_from_those_about_events() {
+        let violation = |subject: &str| format!("Permissions Violation for Publish to \"{subject}\"");
+        for subject in [
+            "$KV.agents.001",
+            "$JS.API.STREAM.INFO.KV_agents",
+            "$KV.muster_keys.a.U",
+            "$JS.API.DIRECT.GET.KV_muster_nodes.$KV.x",
+        ] {
+            assert!(is_about_buckets(&violation(subject), "agents"), "{subject}");
+        }
+        for subject in [
+            "$KV.agents_b.001",
+            "$JS.API.STREAM.INFO.MUSTER_STATE",
+            "wazuh.xdr.agent.001.status_change",
+        ] {
+            assert!(!is_about_buckets(&violation(subject), "agents"), "{subject}");
+        }
     }
 
     #[test]
@@ -107,10 +157,10 @@ mod tests {
             told.news(&format!("error {number}"), Instant::now());
         }
         assert!(told.0.len() <= MAX_KINDS);
-    }
-}
         for number in 0..1000 {
             told.news(&format!("error \"{number}\""), Instant::now());
             told.note(&format!("error \"{number}\""), Instant::now());
         }
         assert!(told.0.values().all(|kind| kind.errors.len() <= MAX_OF_KIND));
+    }
+}

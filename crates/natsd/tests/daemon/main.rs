@@ -17,6 +17,7 @@ mod page;
 mod permissions;
 mod probe;
 mod producer;
+mod provisioned;
 mod proxy;
 mod received;
 mod recipes;
@@ -25,11 +26,20 @@ mod scarcity;
 mod server;
 mod story;
 mod traces;
+mod trail;
 mod trust;
 mod trusted;
-mod trail;
 mod verifying;
 mod wiped;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use muster_natsd::{
+    keys::KeyFile,
+    verify::{Fate, Message, Policy, Verifier},
 };
 use natsd::Home;
 use producer::Producer;

@@ -155,18 +155,26 @@ pub(crate) fn keepalive(agent: u32) -> Event {
 }
 
 pub(crate) fn enrollment(agent: u32) -> Event {
+    enrollment_of(agent, "enrolled", muster_proto::event::Kind::Enrolled)
+}
+
+pub(crate) fn removal(agent: u32) -> Event {
+    enrollment_of(agent, "removed", muster_proto::event::Kind::Removed)
+}
+
+fn enrollment_of(agent: u32, action: &'static str, kind: muster_proto::event::Kind) -> Event {
     let now = clock::unix_ms();
     Enrollment {
         agent_id: &AgentId::new(&format!("{agent:03}")),
         agent_name: "web-01",
         ip_address: "any",
         timestamp: now / 1000,
-        action: "enrolled",
+        action,
         reason: "new",
         replaced_agent_id: None,
         method: "tls",
         groups: &["default".to_owned()],
         manager_node: "mgr-a",
     }
-    .into_event(muster_proto::event::Kind::Enrolled, now)
+    .into_event(kind, now)
 }

@@ -71,7 +71,7 @@ pub struct Nats {
     pub keepalive_events: KeepaliveEvents,
     /// Whether keepalives of agents are published too, of each agent at most one in its interval.
     pub keepalive_received: bool,
-    /// The key-value bucket that mirrors the state of agents, if one is wanted.
+    /// The key-value bucket that mirrors the state of agents, as it was written; see [`Nats::bucket`].
     pub kv: Option<Kv>,
     /// How managers that share a fleet agree on who has which agent, if they do.
     pub ownership: Option<Ownership>,
@@ -123,6 +123,23 @@ impl Default for Nats {
             source: limits::EVENT_SOURCE.to_owned(),
             escalation: limits::ESCALATION.to_vec(),
         }
+    }
+}
+
+impl Nats {
+    /// The bucket of agents, if it and its neighbours, those of managers and of signing keys, are to be used. Without
+    /// `<kv>` they are used where the broker has them.
+    pub fn bucket(&self) -> Option<&str> {
+        match &self.kv {
+            None if self.publish.mode == PublishMode::Core => None,
+            None => Some(limits::KV_BUCKET),
+            Some(kv) => kv.enabled.then_some(&kv.bucket),
+        }
+    }
+
+    /// Whether it is a fault when the broker has no buckets: they were asked for.
+    pub fn insists_on_buckets(&self) -> bool {
+        self.kv.as_ref().is_some_and(|kv| kv.enabled)
     }
 }
 
@@ -285,9 +302,11 @@ impl Serialize for KeepaliveEvents {
     }
 }
 
-/// `<kv bucket="..."/>`.
+/// `<kv enabled="..." bucket="..."/>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Kv {
+    /// Whether buckets are used at all.
+    pub enabled: bool,
     /// The bucket's name.
     pub bucket: String,
 }
@@ -295,6 +314,7 @@ pub struct Kv {
 impl Default for Kv {
     fn default() -> Self {
         Self {
+            enabled: true,
             bucket: limits::KV_BUCKET.to_owned(),
         }
     }

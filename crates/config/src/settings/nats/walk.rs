@@ -360,6 +360,7 @@ impl Block for Spool {
 
 impl Block for Kv {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
+        walk.attribute(Origin::Own, Need::Optional, "enabled", yes_no(), &mut self.enabled);
         walk.attribute(Origin::Own, Need::Optional, "bucket", name(), &mut self.bucket);
     }
 }
