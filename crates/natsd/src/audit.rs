@@ -166,6 +166,13 @@ fn hash(line: &[u8]) -> String {
     Sha256::digest(line).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The epoch of the last line, if that is this node's.
+pub(crate) fn last_epoch(path: &Path, node: &str) -> Option<u64> {
+    let line = last_line(path).ok()??;
+    let line: Value = serde_json::from_slice(&line).ok()?;
+    line["epoch"].as_u64().filter(|_| line["node"] == node)
+}
+
 /// Checks the chain of a file. Gives its lines and its head.
 ///
 /// # Errors
@@ -216,6 +223,15 @@ mod tests {
             .expect("writes");
         let audit = written(&path, 2);
         assert_eq!(check(&path).expect("fits"), (5, audit.head));
+    }
+
+    #[test]
+    fn last_line_tells_the_epoch_of_its_own_node() {
+        let home = tempfile::tempdir().expect("directory");
+        let path = home.path().join("audit.json");
+        assert_eq!(last_epoch(&path, "n"), None);
+        written(&path, 3);
+        assert_eq!((last_epoch(&path, "n"), last_epoch(&path, "m")), (Some(1), None));
     }
 
     #[test]

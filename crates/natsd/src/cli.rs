@@ -136,11 +136,7 @@ async fn start(
     let (spool, recovered) = Spool::open(&directory, limits(nats)).context("opening the spool")?;
     let elsewhere = Elsewhere {
         had_key,
-        epoch: if nats.enabled {
-            publish::fence::known_epoch(nats, &node).await
-        } else {
-            None
-        },
+        epoch: known_epoch(nats, &node).await,
     };
     let sequencer = Sequencer::open(&directory, &node, &recovered, elsewhere, clock::unix_s());
     let sequencer = sequencer.context("opening the sequence")?;
@@ -159,9 +155,7 @@ async fn start(
     let now_ms = clock::unix_ms();
     let epoch = sequencer.epoch;
     let begun = if sequencer.state_lost {
-        Begun::StateLost {
-            first_seq: sequencer.before + 1,
-        }
+        Begun::StateLost
     } else {
         Begun::Start
     };
@@ -170,6 +164,7 @@ async fn start(
             node: node.clone(),
             epoch,
             begun,
+            began: sequencer.began,
             trust_key: nats.trust_key.clone(),
             overlap_ms: u64::try_from(nats.key_overlap.as_millis()).unwrap_or(u64::MAX),
         };
@@ -352,6 +347,18 @@ async fn start(
         });
     }
     Ok(())
+}
+
+/// The last epoch, as the audit trail and the bucket of names have it.
+async fn known_epoch(nats: &Nats, node: &str) -> Option<u64> {
+    if !nats.enabled {
+        return None;
+    }
+    let of_trail = nats
+        .audit_logging
+        .then(|| audit::last_epoch(Path::new(audit::FILE), node));
+    let of_bucket = publish::fence::known_epoch(nats, node).await;
+    of_trail.flatten().max(of_bucket)
 }
 
 /// How events are protected, in words, for log and status.

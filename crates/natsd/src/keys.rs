@@ -27,6 +27,7 @@ use serde::Serialize;
 pub use self::file::{KeyError, KeyFile, Revoked, create_if_missing};
 use self::state::Kept;
 use crate::{
+    sequence::Began,
     signature::{self, Signer},
     spool::{SpoolError, slots::Slots},
 };
@@ -37,7 +38,7 @@ const _: () = assert!(MAX_RECORDS > file::MAX_SEEDS, "a key with a seed is never
 const STATE: &str = "keys.state";
 const ALGORITHM: &str = header::ED25519;
 /// Why a key is announced: its node no longer knows how far its numbers had gone.
-pub(crate) const STATE_LOST: &str = "state_lost";
+const STATE_LOST: &str = "state_lost";
 const KEY_CHANGE_LEVEL: u8 = 3;
 const REVOKED_LEVEL: u8 = 12;
 
@@ -47,10 +48,7 @@ pub(crate) enum Begun {
     /// With the next start.
     Start,
     /// The state of the sequence was lost.
-    StateLost {
-        /// The first number of the epoch.
-        first_seq: u64,
-    },
+    StateLost,
 }
 
 /// Whose keys they are, and how they change.
@@ -59,6 +57,8 @@ pub(crate) struct Rules {
     pub(crate) node: String,
     pub(crate) epoch: u64,
     pub(crate) begun: Begun,
+    /// Where the numbers began when their state was lost the last time.
+    pub(crate) began: Option<Began>,
     /// The public half of the key that vouches for ours.
     pub(crate) trust_key: Option<String>,
     /// How long a new key is announced before it signs.
@@ -73,6 +73,7 @@ impl Rules {
             node: node.to_owned(),
             epoch,
             begun: Begun::Start,
+            began: None,
             trust_key: None,
             overlap_ms: 0,
         }
@@ -124,12 +125,12 @@ impl Keyring {
             written,
         };
         let mut news = ring.change(now_ms)?;
-        let (begun, is_lost) = match ring.rules.begun {
-            Begun::Start => ("start", false),
-            Begun::StateLost { .. } => (STATE_LOST, true),
+        let begun = match ring.rules.begun {
+            Begun::Start => "start",
+            Begun::StateLost => STATE_LOST,
         };
         // Each epoch is announced with its key, and that first of all.
-        if is_lost || news.first().is_none_or(|(kid, _)| *kid != ring.active) {
+        if ring.rules.begun == Begun::StateLost || news.first().is_none_or(|(kid, _)| *kid != ring.active) {
             news.insert(0, (ring.active.clone(), begun));
         }
         let events = ring.announcements(news, now_ms);
@@ -357,11 +358,7 @@ impl Keyring {
     fn announcements(&self, news: Vec<(String, &'static str)>, now_ms: u64) -> Vec<Event> {
         let events = news.into_iter().filter_map(|(kid, reason)| {
             let key = self.keys.iter().find(|key| key.record.kid == kid)?;
-            let first_seq = match self.rules.begun {
-                Begun::StateLost { first_seq } if reason == STATE_LOST => Some(first_seq),
-                _ => None,
-            };
-            Some(announcement(&key.record, reason, first_seq, now_ms))
+            Some(announcement(&key.record, reason, self.rules.began, now_ms))
         });
         events.collect()
     }
@@ -425,11 +422,14 @@ struct Announced<'a> {
     #[serde(flatten)]
     record: &'a KeyRecord,
     reason: &'a str,
+    /// A consumer that comes late may hear only of the last start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_epoch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_seq: Option<u64>,
 }
 
-fn announcement(record: &KeyRecord, reason: &str, first_seq: Option<u64>, now_ms: u64) -> Event {
+fn announcement(record: &KeyRecord, reason: &str, began: Option<Began>, now_ms: u64) -> Event {
     let level = if record.status == KeyStatus::Revoked {
         REVOKED_LEVEL
     } else {
@@ -440,7 +440,8 @@ fn announcement(record: &KeyRecord, reason: &str, first_seq: Option<u64>, now_ms
         &Announced {
             record,
             reason,
-            first_seq,
+            first_epoch: began.map(|began| began.epoch),
+            first_seq: began.map(|began| began.first_seq),
         },
     );
     manager_event(Kind::KeyAnnouncement, "", now_ms, level, body)

@@ -23,6 +23,15 @@ struct State {
     node: String,
     epoch: u64,
     reserved_upto: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    began: Option<Began>,
+}
+
+/// Where the numbers began last: until then, others may have been used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Began {
+    pub(crate) epoch: u64,
+    pub(crate) first_seq: u64,
 }
 
 /// What is known of this node without the spool's directory, which may have been lost, or brought back from an old copy.
@@ -30,7 +39,7 @@ struct State {
 pub(crate) struct Elsewhere {
     /// Whether there was a signing key before this start.
     pub(crate) had_key: bool,
-    /// Its epoch, as the bucket of names has it.
+    /// Its last epoch, as the bucket of names or the audit trail has it.
     pub(crate) epoch: Option<u64>,
 }
 
@@ -58,6 +67,8 @@ pub(crate) struct Sequencer {
     pub(crate) before: u64,
     /// Whether it is not known how far the numbers had gone.
     pub(crate) state_lost: bool,
+    /// Where the numbers began when that was so the last time.
+    pub(crate) began: Option<Began>,
     next: u64,
     reserved_upto: u64,
 }
@@ -97,6 +108,14 @@ impl Sequencer {
             known: recovered.last_seq,
             before,
             state_lost,
+            began: if state_lost {
+                Some(Began {
+                    epoch,
+                    first_seq: before + 1,
+                })
+            } else {
+                state.and_then(|state| state.began)
+            },
             next: before + 1,
             reserved_upto: before,
         };
@@ -191,8 +210,9 @@ impl Sequencer {
             node: self.node.clone(),
             epoch: self.epoch,
             reserved_upto,
+            began: self.began,
         };
-        // Two numbers and a text always serialise.
+        // Numbers and a text always serialise.
         serde_json::to_vec(&state).unwrap_or_default()
     }
 }
@@ -286,5 +306,14 @@ mod tests {
         assert_eq!(again(epoch), (false, epoch + 1));
         assert_eq!(again(epoch + 5), (true, epoch + 6));
         assert_eq!(again(epoch + 6), (false, epoch + 7), "it is known now");
+        let began = Began {
+            epoch: epoch + 6,
+            first_seq: RESERVE + 1,
+        };
+        assert_eq!(
+            open(directory.path(), &Recovered::default()).began,
+            Some(began),
+            "and where the numbers began"
+        );
     }
 }

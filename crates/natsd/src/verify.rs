@@ -421,17 +421,14 @@ impl Verifier {
         })
     }
 
-    /// Whether the numbers have begun anew with this epoch.
+    /// Whether the numbers have begun anew.
     fn learn_start(&mut self, id: &Identity<'_>, announced: &Announced) {
-        if let Some(first) = announced.first_seq {
+        if let Some((epoch, first)) = announced.began {
             let start = Start {
                 first,
                 since_ms: id.time_ms,
             };
-            self.declared
-                .entry(id.node.to_owned())
-                .or_default()
-                .begin(id.epoch, start);
+            self.declared.entry(id.node.to_owned()).or_default().begin(epoch, start);
         }
     }
 

@@ -47,6 +47,7 @@ impl Place {
             node: "n".to_owned(),
             epoch,
             begun,
+            began: None,
             trust_key: self.trust.as_ref().map(KeyPair::public_key),
             overlap_ms: OVERLAP_MS,
         };
@@ -106,7 +107,7 @@ fn new_key_is_announced_by_the_old_one_and_signs_after_the_overlap() {
     let (ring, events) = place.open(2, Begun::Start, 3000);
     assert_eq!(reasons(&events), ["start"]);
     drop(ring);
-    let (mut ring, events) = place.open(3, Begun::StateLost { first_seq: 1 }, 3000);
+    let (mut ring, events) = place.open(3, Begun::StateLost, 3000);
     assert_eq!(reasons(&events), ["state_lost"]);
     assert_eq!(ring.key_id(), one, "across a restart too");
     assert_eq!(reasons(&ring.settle(2000 + OVERLAP_MS).expect("settles")), ["retired"]);
@@ -181,7 +182,7 @@ fn lost_record_puts_the_newest_key_in_force_and_keeps_what_the_trust_key_has_sig
     let before = record(&ring, &two);
     drop(ring);
     fs::remove_file(place.home.path().join(STATE)).expect("is there");
-    let (ring, _) = place.open(77, Begun::StateLost { first_seq: 1 }, 99_000);
+    let (ring, _) = place.open(77, Begun::StateLost, 99_000);
     assert_eq!(ring.key_id(), two);
     assert_eq!(record(&ring, &two), before);
     assert_eq!(ring.unvouched(), [] as [String; 0]);

@@ -62,7 +62,11 @@ impl Declared {
                     .iter()
                     .filter_map(|run| Some((run[0].as_u64()?, run[1].as_u64()?)))
                     .collect(),
-                None => whole,
+                // What lies between the ends may be anything.
+                None => whole
+                    .into_iter()
+                    .flat_map(|(from, to)| [(from, from), (to, to)])
+                    .collect(),
             },
         };
         for (from, to) in runs {
@@ -156,6 +160,12 @@ mod tests {
         assert!(!covers(&declared, 3, 9), "the number 4 is nobody's");
         assert!(!covers(&declared, 4, 30), "what lies between two runs is not lost");
         assert!(!declared.covers(Stream::Alerts, hole(0, 4, 9)), "another stream's");
+        declared.learn(1, &json!({"stream": "MUSTER_OSQUERY", "from_seq": 3, "to_seq": 9}));
+        let of_osquery = |after, upto| declared.covers(Stream::Osquery, hole(0, after, upto));
+        assert!(
+            of_osquery(2, 3) && !of_osquery(2, 9),
+            "without runs, only the ends are sure"
+        );
         declared.learn(1, &json!({"stream": "-", "from_seq": 10, "to_seq": 19}));
         assert!(covers(&declared, 4, 30), "several records together");
         assert!(!declared.covers(

@@ -11,7 +11,7 @@ use muster_proto::{
 use serde_json::Value;
 
 use super::{Identity, MAX_BODY_LEN, MAX_HEADERS, MAX_HEADERS_LEN, Message};
-use crate::{format, keys::STATE_LOST};
+use crate::format;
 
 type Failed = (&'static str, String);
 
@@ -105,8 +105,8 @@ pub(super) fn never_ages(kind: Kind) -> bool {
 /// What an announcement says.
 pub(super) struct Announced {
     pub(super) record: KeyRecord,
-    /// When the node has lost its state: the first number of the new epoch.
-    pub(super) first_seq: Option<u64>,
+    /// When the node has lost its state at some time: the epoch with which its numbers began anew, and the first of them.
+    pub(super) began: Option<(u64, u64)>,
 }
 
 /// What a message announces of a key of its own node.
@@ -116,12 +116,11 @@ pub(super) fn announced(message: &Message, id: &Identity<'_>) -> Option<Announce
     }
     let body = serde_json::from_slice::<Value>(&message.body).ok()?;
     let mut body = format::native(message.header(header::CONTENT_TYPE), body);
-    let first_seq = match body["key"]["reason"].as_str() {
-        Some(STATE_LOST) => Some(body["key"]["first_seq"].as_u64().unwrap_or(1)),
-        _ => None,
-    };
+    let number = |name: &str| body["key"][name].as_u64();
+    let began = number("first_epoch").zip(number("first_seq"));
+    let began = began.filter(|(epoch, _)| *epoch <= id.epoch);
     let record = serde_json::from_value::<KeyRecord>(body["key"].take()).ok()?;
-    (record.node == id.node).then_some(Announced { record, first_seq })
+    (record.node == id.node).then_some(Announced { record, began })
 }
 
 pub(super) fn identity(message: &Message) -> Option<Identity<'_>> {

@@ -660,6 +660,7 @@ impl Node {
     fn announce_lost(&mut self, first_seq: u64) -> Message {
         let mut body = serde_json::to_value(self.record()).expect("a record");
         body["reason"] = "state_lost".into();
+        body["first_epoch"] = self.composer.epoch.into();
         body["first_seq"] = first_seq.into();
         self.say(&manager_event(Kind::KeyAnnouncement, "", NOW, 3, wrapped("key", &body)))
     }
@@ -735,6 +736,26 @@ fn lost_file_of_numbers_loses_nothing_where_the_numbers_go_on() {
     assert_eq!(verifier.check(&before[2], NOW).fate, Fate::Accept);
     assert_eq!(verifier.check(&after[1], NOW).fate, Fate::Accept);
     assert_eq!(state_holes(&verifier), []);
+}
+
+#[test]
+fn who_hears_only_of_a_later_start_knows_where_the_numbers_began() {
+    let mut node = Node::new();
+    let mut verifier = node.verifier();
+    let before = node.change();
+    verifier.check(&before, NOW);
+    node.lose_state(900);
+    let lost = node.change();
+    node.composer.epoch = 901;
+    let mut body = serde_json::to_value(node.record()).expect("a record");
+    (body["reason"], body["first_epoch"], body["first_seq"]) = ("start".into(), 900.into(), 1.into());
+    let event = manager_event(Kind::KeyAnnouncement, "", NOW, 3, wrapped("key", &body));
+    let announced = node.say(&event);
+    assert_eq!(verifier.hear(&announced).fate, Fate::Accept);
+    let change = node.change();
+    assert_eq!(verifier.check(&change, NOW).fate, Fate::Accept);
+    assert_eq!(verifier.check(&lost, NOW).fate, Fate::Accept, "it was only late");
+    assert_eq!(state_holes(&verifier), [(0, 1, None)]);
 }
 
 #[test]
