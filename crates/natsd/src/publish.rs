@@ -219,12 +219,14 @@ impl Publisher {
         let Some(fence) = held else {
             return tokio::select! {
                 end = session.run(stop) => end,
+                never = drift::run(&client, self) => match never {},
                 never = claims::run(&client, &self.shared) => match never {},
                 never = drift::run(&client, self) => match never {},
             };
         };
         let end = tokio::select! {
             end = session.run(stop) => end,
+            never = drift::run(&client, self) => match never {},
             never = claims::run(&client, &self.shared) => match never {},
             never = drift::run(&client, self) => match never {},
             why = fence.keep(&client, &self.report) => return End::Lost(why),

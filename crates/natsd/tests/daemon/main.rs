@@ -13,6 +13,7 @@ mod logins;
 mod names;
 mod natsd;
 mod network;
+mod owners;
 mod page;
 mod permissions;
 mod probe;

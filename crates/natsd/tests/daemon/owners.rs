@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     accepted, block_on,
     natsd::{Home, Natsd},
+    permissions::Shipped,
     producer::{self, Producer},
     server::Server,
     verifier, wait_for,
@@ -313,4 +314,40 @@ fn without_the_option_nothing_of_it_is_seen() {
             .expect("reads")
             .contains("which manager")
     );
+}
+
+/// More than the broker sends before it asks whether we are there.
+const FLEET: u64 = 20_000;
+
+#[test]
+fn shipped_rights_are_enough_to_read_a_large_bucket_and_to_claim() {
+    for config in ["nats-server.conf", "nats-server-accounts.conf"] {
+        let shipped = Shipped::with(config);
+        let home = shipped.home("<ownership/>");
+        shipped.provision(&home);
+        block_on(async {
+            let options = shipped.options(&shipped.administrator, "_INBOX");
+            let client = shipped.server.client_with(options).await;
+            for number in 0..FLEET {
+                let holder = format!("{{\"node\":\"mgr-b\",\"epoch\":1,\"since_ms\":{number}}}");
+                let subject = format!("$KV.agent_owner.{number}");
+                client.publish(subject, holder.into()).await.expect("publishes");
+            }
+            client.flush().await.expect("flushes");
+        });
+        let _natsd = home.start();
+        let counts = || {
+            let facts = home.facts();
+            let count = |name: &str| facts.get(name).and_then(|count| count.parse::<u64>().ok());
+            (count("agents_owned"), count("agents_foreign"))
+        };
+        wait_for("all is read", || counts() == (Some(0), Some(FLEET)));
+        let mut producer = Producer::new(home.path("queue/muster/events"), "remoted");
+        producer.put(producer::change(20_001, 1));
+        block_on(producer.hand_over_all());
+        wait_for("an agent is claimed", || counts() == (Some(1), Some(FLEET)));
+        let log = shipped.server.log();
+        let refused: Vec<_> = log.lines().filter(|line| line.contains("agent_owner")).collect();
+        assert_eq!(refused, [""; 0], "{config}");
+    }
 }
