@@ -126,7 +126,8 @@ pub enum Reason {
     KeyConflict,
     /// It was removed while active by somebody unknown.
     UnexpectedRemoval,
-    /// The manager was restarted.
+    /// It was not heard since the manager was restarted, and was given up before it had missed as many intervals as
+    /// count: the restart may be all there is to it.
     ManagerRestart,
     /// It went away in a declared maintenance window.
     Maintenance,

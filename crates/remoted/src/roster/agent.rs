@@ -149,7 +149,8 @@ impl Inventory {
         }
     }
 
-    /// Whether it is labelled as one whose absence is critical.
+    /// Whether it is labelled as one whose absence is critical. Labels of its groups are among its own: agents read both
+    /// from their configuration and report them alike.
     pub fn is_critical(&self) -> bool {
         self.labels.iter().any(|line| {
             let label = line.trim_start_matches(['#', '!']);

@@ -43,7 +43,11 @@ impl Move {
 impl Roster {
     pub(super) fn change(&mut self, place: u32, now: Times, change: Move, out: &mut Actions) {
         let Move { at, to, reason, mass } = change;
-        let goes = to == AgentStatus::Disconnected && matches!(reason, Reason::KeepaliveTimeout | Reason::AgentStopped);
+        let goes = to == AgentStatus::Disconnected
+            && matches!(
+                reason,
+                Reason::KeepaliveTimeout | Reason::ManagerRestart | Reason::AgentStopped
+            );
         let reason = match self.table.get(place) {
             Some(agent) if goes && self.is_expected(agent) => Reason::Maintenance,
             _ => reason,
@@ -78,7 +82,7 @@ impl Roster {
             AgentStatus::NeverConnected => {}
         }
         match (to, reason) {
-            (AgentStatus::Disconnected, Reason::KeepaliveTimeout | Reason::StuckPending) => {
+            (AgentStatus::Disconnected, Reason::KeepaliveTimeout | Reason::ManagerRestart | Reason::StuckPending) => {
                 self.monitor
                     .gone(&agent.slot.id, at, Absence::Silent, self.settings.monitor);
             }

@@ -274,7 +274,7 @@ impl Roster {
         agent.slot.set_status(agent.status);
         // A line that an earlier process still owed. Whatever was due before we started, it has told.
         let absence = match agent.reason {
-            Some(Reason::KeepaliveTimeout | Reason::StuckPending) => Some(Absence::Silent),
+            Some(Reason::KeepaliveTimeout | Reason::ManagerRestart | Reason::StuckPending) => Some(Absence::Silent),
             Some(Reason::AgentStopped) => Some(Absence::Stopped),
             _ => None,
         };

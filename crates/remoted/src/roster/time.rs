@@ -71,7 +71,15 @@ impl Roster {
         }
         agent.missed = agent.limits(&self.settings.policy).missed(now.mono.since(heard));
         self.counters.timeouts_total.increment();
-        let gone = Move::to(AgentStatus::Disconnected, Reason::KeepaliveTimeout, now.mono);
+        // Only where the time-out is shorter than `max_missed` intervals: else whoever is given up has missed them all
+        // since we started. What is critical stays so.
+        let few = agent.missed < self.settings.policy.max_missed;
+        let reason = if few && !agent.is_reachable() && !agent.inventory.is_critical() {
+            Reason::ManagerRestart
+        } else {
+            Reason::KeepaliveTimeout
+        };
+        let gone = Move::to(AgentStatus::Disconnected, reason, now.mono);
         self.change(place, now, Move { mass, ..gone }, out);
     }
 

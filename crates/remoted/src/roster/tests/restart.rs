@@ -52,6 +52,36 @@ fn restart_changes_nothing_and_tells_nothing() {
 }
 
 #[test]
+fn absence_that_a_restart_explains_is_no_alarm_and_any_other_is() {
+    let impatient = || RosterSettings {
+        policy: Policy {
+            timeout: s(90),
+            ..quiet().policy
+        },
+        ..quiet()
+    };
+    let mut before = four();
+    before.enroll_lines("005 agent-005 any 5\n006 agent-006 any 6");
+    before.keepalive("005", &WAZUH.replacen('\n', "\n\"criticality\":critical\n", 1));
+    before.keepalive("006", WAZUH);
+    let lines = format!("{FOUR}\n005 agent-005 any 5\n006 agent-006 any 6");
+    let mut stage = restarted(before, impatient(), &lines);
+    // It was there after the restart, and went then.
+    stage.keepalive("006", WAZUH);
+    stage.wait(s(100));
+    let mut told = stage.told();
+    told.retain(|line| !line.contains("stuck_pending"));
+    assert_eq!(
+        told,
+        [
+            "001 active>disconnected manager_restart 3",
+            "005 active>disconnected keepalive_timeout 12",
+            "006 active>disconnected keepalive_timeout 8"
+        ]
+    );
+}
+
+#[test]
 fn agent_that_comes_back_after_a_restart_was_never_away() {
     let mut stage = restarted(four(), settings(), FOUR);
     stage.wait(s(170));
