@@ -104,6 +104,8 @@ pub struct Agent {
     pub takes_files: bool,
     /// The sum of the file that it has; `x` when it has none.
     pub merged_sum: String,
+    /// Its labels, a line of each with its end.
+    pub labels: String,
     /// The sum that was announced of a file on its way, and what came of it.
     incoming: Option<(String, Md5)>,
     derived: String,
@@ -127,6 +129,7 @@ impl Agent {
             answers_requests: !family.is_ossec(),
             takes_files: true,
             merged_sum: "x".to_owned(),
+            labels: String::new(),
             incoming: None,
             carrier,
             manager: SocketAddr::from(([127, 0, 0, 1], port)),
@@ -428,7 +431,7 @@ impl Agent {
     /// The text of a keepalive.
     pub fn keepalive_text(&self) -> String {
         let Key { name, .. } = &self.key;
-        let sum = &self.merged_sum;
+        let (sum, labels) = (&self.merged_sum, &self.labels);
         let version = self.family.version();
         if self.family.is_ossec() {
             format!(
@@ -438,7 +441,7 @@ impl Agent {
         } else {
             format!(
                 "#!-Linux |{name} |6.1.0-28-amd64 |#1 SMP PREEMPT_DYNAMIC Debian 6.1.119-1 |x86_64 \
-                 [Debian GNU/Linux|debian: 12 (bookworm)] - {version}\n{sum} merged.mg\n#\"_agent_ip\":127.0.0.1\n"
+                 [Debian GNU/Linux|debian: 12 (bookworm)] - {version}\n{labels}{sum} merged.mg\n#\"_agent_ip\":127.0.0.1\n"
             )
         }
     }
