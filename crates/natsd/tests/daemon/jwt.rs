@@ -71,18 +71,22 @@ impl Site {
 
     /// A user of the account, for so many seconds.
     pub(crate) fn write_credentials(&self, path: &Path, lifetime: u64) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("after 1970")
-            .as_secs();
-        let user = KeyPair::new_user();
-        let unlimited = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1});
-        let jwt = token(&self.account, &user, Some(now + lifetime), &unlimited);
-        let seed = user.seed().expect("a seed");
-        let text = format!(
-            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
-             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
-        );
-        fs::write(path, text).expect("writes");
+        fs::write(path, credentials(&self.account, lifetime)).expect("writes");
     }
+}
+
+/// A new user of an account, who may do everything there for so many seconds: what is in a credentials file.
+pub(crate) fn credentials(account: &KeyPair, lifetime: u64) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    let user = KeyPair::new_user();
+    let unlimited = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1});
+    let jwt = token(account, &user, Some(now + lifetime), &unlimited);
+    let seed = user.seed().expect("a seed");
+    format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
 }

@@ -1,6 +1,7 @@
 //! The real daemon against a real nats-server.
 
 mod accounts;
+mod activation;
 mod audit;
 mod damage;
 mod delivery;

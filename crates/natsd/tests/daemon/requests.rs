@@ -62,17 +62,9 @@ impl Desk {
             reader,
             actor,
         };
-        desk.wait_for_the_guard();
+        pass_guard();
+        assert!(desk.home.status().is_some());
         desk
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "only time makes requests younger than the daemon"
-    )]
-    fn wait_for_the_guard(&self) {
-        std::thread::sleep(GUARD);
-        assert!(self.home.status().is_some());
     }
 
     pub(crate) async fn operator(&self) -> Client {
@@ -115,6 +107,12 @@ impl Desk {
         let message = tokio::time::timeout(Duration::from_secs(10), asked).await;
         self.read(&message.expect("in time").expect("a reply"))
     }
+}
+
+/// Waits until requests are younger than the daemon.
+#[expect(clippy::disallowed_methods, reason = "only time makes them so")]
+pub(crate) fn pass_guard() {
+    std::thread::sleep(GUARD);
 }
 
 pub(crate) fn request(key: &KeyPair, subject: &str, nonce: &str, life: u64) -> (HeaderMap, Vec<u8>) {
