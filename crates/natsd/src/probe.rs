@@ -209,6 +209,10 @@ impl Probe {
             if let Claim::Taken(why) = &facts.claim {
                 return Err(Fault::new("acknowledge", why.clone(), cure::TAKEN));
             }
+            if self.waits_for_stream(sequence) {
+                let why = "no stream takes it: it was told to whoever listens, and waits in the spool";
+                return Err(Fault::new("acknowledge", why, cure::PROVISION));
+            }
             if begun.elapsed() > self.nats.publish.ack_timeout + ACKNOWLEDGE_SPARE {
                 let stuck = facts.stuck.get(Stream::Keepalive.name());
                 let (why, cure) = match stuck.or(facts.last_error.as_ref()) {
@@ -230,6 +234,15 @@ impl Probe {
             return Err(Fault::new("acknowledge", why, cure::PROVISION));
         }
         Ok(())
+    }
+
+    fn waits_for_stream(&self, sequence: u64) -> bool {
+        let waits = self
+            .report
+            .read()
+            .waiting_for_stream
+            .contains(&Stream::Keepalive.name());
+        waits && self.shared.spool().heard(Stream::Keepalive) >= sequence
     }
 
     fn verify(&self, message: &Message) -> Result<(), Fault> {

@@ -133,6 +133,10 @@ pub(crate) struct Spool {
     untold: Vec<Gap>,
     /// What was given up since the last commit.
     lost: Gaps,
+    /// How far events were told to whoever listens, while no stream takes them.
+    heard: BTreeMap<Stream, u64>,
+    /// The last sequence of the runs before.
+    heard_before: u64,
     /// The newest event of each class when what is superfluous of it was looked for.
     thinned: BTreeMap<Class, u64>,
     /// Does what no commit should wait for.
@@ -198,6 +202,8 @@ impl Spool {
             remembered: BTreeMap::new(),
             untold: Vec::new(),
             lost: Gaps::default(),
+            heard: BTreeMap::new(),
+            heard_before: 0,
             thinned: BTreeMap::new(),
             aside: Aside::default(),
             ready: Ready::default(),
@@ -222,6 +228,7 @@ impl Spool {
             let last = place + 1 == numbers.len();
             spool.recover_segment(*number, last, &cursor.settled, &mut recovered)?;
         }
+        spool.heard_before = recovered.last_seq;
         if spool.damaged > 0 {
             tracing::error!(
                 records = spool.damaged,

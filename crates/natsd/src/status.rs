@@ -110,6 +110,8 @@ pub(crate) struct Facts {
     pub(crate) failures: u32,
     /// Streams that events go to without an acknowledgement, since the broker has no stream for them.
     pub(crate) without_stream: Vec<&'static str>,
+    /// Streams whose events wait in the spool until the broker has one.
+    pub(crate) waiting_for_stream: Vec<&'static str>,
     /// Streams whose events the broker does not acknowledge, and why.
     pub(crate) stuck: BTreeMap<&'static str, String>,
     /// The last error that the broker told.
@@ -142,6 +144,7 @@ impl Report {
             last_ack_ms: 0,
             failures: 0,
             without_stream: Vec::new(),
+            waiting_for_stream: Vec::new(),
             stuck: BTreeMap::new(),
             last_error: None,
             round_trip_us: 0,
@@ -204,7 +207,14 @@ impl Report {
             }
             for stream in &facts.without_stream {
                 degraded.push(format!(
-                    "the broker has no stream like {stream}: those events are sent without an acknowledgement"
+                    "the broker has no JetStream, and so no stream like {stream}: those events are sent without an acknowledgement; \
+                     <publish mode=\"core\"/> says that this is meant"
+                ));
+            }
+            for stream in &facts.waiting_for_stream {
+                degraded.push(format!(
+                    "the broker has no stream that takes the events of {stream}: whoever listens hears them, and they wait in the spool; \
+                     `muster-natsd provision` makes it"
                 ));
             }
         }

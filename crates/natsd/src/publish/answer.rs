@@ -46,6 +46,10 @@ struct RawError {
 
 /// The message is larger than the stream takes.
 const TOO_LARGE: u64 = 10054;
+/// JetStream is off.
+const NOT_ENABLED: u64 = 10076;
+/// The same, for this account.
+const NOT_ENABLED_FOR_ACCOUNT: u64 = 10039;
 
 impl Answer {
     /// Reads an acknowledgement.
@@ -114,21 +118,33 @@ pub(crate) fn extent(no_responders: bool, payload: &[u8]) -> Option<Extent> {
     }
 }
 
-/// Whether some stream takes a subject, from an answer to `STREAM.NAMES`; nothing when the broker does not say.
-pub(crate) fn has_stream(no_responders: bool, payload: &[u8]) -> Option<bool> {
+/// Who takes a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// A stream.
+    Stream,
+    /// No stream, but there could be one.
+    NoStream,
+    /// There is no JetStream for us.
+    NoJetStream,
+}
+
+/// Who takes a subject, from an answer to `STREAM.NAMES`; nothing when the broker does not say.
+pub(crate) fn takes(no_responders: bool, payload: &[u8]) -> Option<Takes> {
     #[derive(Deserialize)]
     struct Names {
         streams: Option<Vec<String>>,
-        error: Option<serde::de::IgnoredAny>,
+        error: Option<RawError>,
     }
     if no_responders {
-        // There is no JetStream in this account.
-        return Some(false);
+        return Some(Takes::NoJetStream);
     }
     let names: Names = serde_json::from_slice(payload).ok()?;
     match names.error {
+        Some(error) if matches!(error.err_code, NOT_ENABLED | NOT_ENABLED_FOR_ACCOUNT) => Some(Takes::NoJetStream),
         Some(_) => None,
-        None => Some(names.streams.is_some_and(|streams| !streams.is_empty())),
+        None if names.streams.is_some_and(|streams| !streams.is_empty()) => Some(Takes::Stream),
+        None => Some(Takes::NoStream),
     }
 }
 
@@ -181,9 +197,14 @@ mod tests {
         );
         assert_eq!(extent(false, br#"{"error":{"code":503,"err_code":10008}}"#), None);
         assert_eq!(extent(true, b""), None);
-        assert_eq!(has_stream(false, br#"{"total":0,"streams":null}"#), Some(false));
-        assert_eq!(has_stream(false, br#"{"total":1,"streams":["A"]}"#), Some(true));
-        assert_eq!(has_stream(false, br#"{"error":{"code":503}}"#), None);
-        assert_eq!(has_stream(true, b""), Some(false));
+        let names = |payload: &str| takes(false, payload.as_bytes());
+        assert_eq!(names(r#"{"total":0,"streams":null}"#), Some(Takes::NoStream));
+        assert_eq!(names(r#"{"total":1,"streams":["A"]}"#), Some(Takes::Stream));
+        assert_eq!(names(r#"{"error":{"code":503}}"#), None);
+        assert_eq!(
+            names(r#"{"error":{"code":503,"err_code":10039}}"#),
+            Some(Takes::NoJetStream)
+        );
+        assert_eq!(takes(true, b""), Some(Takes::NoJetStream));
     }
 }

@@ -100,6 +100,11 @@ impl Lane {
         self.under_way.insert(seq, UnderWay { attempt, key });
     }
 
+    /// Nothing is to be done now for events up to this one.
+    pub(crate) fn pass(&mut self, seq: u64) {
+        self.sent = self.sent.max(seq);
+    }
+
     /// The broker has it.
     pub(crate) fn acknowledged(&mut self, seq: u64) {
         if self.end(seq) {

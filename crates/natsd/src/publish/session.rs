@@ -10,7 +10,7 @@ mod settle;
 mod way;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,10 @@ use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::{how_far::HowFar, way::Way};
+use self::{
+    how_far::HowFar,
+    way::{Unproven, Way},
+};
 use super::{
     Publisher,
     connection::{INBOX_PREFIX, News},
@@ -83,10 +86,16 @@ pub(super) struct Session<'a> {
     deadlines: VecDeque<Deadline>,
     attempts: u64,
     ways: HashMap<Kind, Way>,
+    /// A subject of each kind that was asked for.
+    subjects: HashMap<Kind, String>,
+    /// Kinds that the broker had a stream for, and has none now.
+    missing: HashSet<Kind>,
+    /// Streams of which events were told to whoever listens, and wait.
+    parked: HashSet<Stream>,
     /// Sent without a stream, and no round trip begun since.
-    unproven: Vec<(usize, u64)>,
+    unproven: Vec<Unproven>,
     /// Sent without a stream before the round trip that is under way.
-    proving: Vec<(usize, u64)>,
+    proving: Vec<Unproven>,
     round_trip: Option<(u64, Instant)>,
     sent_at: HashMap<u64, Instant>,
     pace: Pace,
@@ -130,6 +139,9 @@ impl<'a> Session<'a> {
             deadlines: VecDeque::new(),
             attempts: 0,
             ways: HashMap::new(),
+            subjects: HashMap::new(),
+            missing: HashSet::new(),
+            parked: HashSet::new(),
             unproven: Vec::new(),
             proving: Vec::new(),
             round_trip: None,
@@ -137,6 +149,9 @@ impl<'a> Session<'a> {
             pace: Pace::new(publisher.nats.publish.drain_rate),
             window,
         };
+        // What was so for the connection before need not be so for this one.
+        session.publisher.report.change(|facts| facts.stuck.clear());
+        session.report_ways();
         session.ask_how_far().await?;
         Ok(session)
     }
@@ -146,7 +161,7 @@ impl<'a> Session<'a> {
         loop {
             // What is committed from here on wakes the wait below.
             committed.mark_unchanged();
-            let asked = self.ask_how_far().await;
+            let asked = self.ask_how_far().await.and(self.look_for_streams().await);
             let sent = self.send_what_may_go().await;
             if let Err(why) = asked.and(sent).and(self.prove().await).and(self.write_kv().await) {
                 return End::Lost(why);
@@ -180,10 +195,6 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         let resumes = self.lanes.iter().filter_map(Lane::resume_at);
         let asked = self.how_far.iter().filter_map(|how_far| how_far.asked);
-        let asking = self.ways.values().filter_map(|way| match way {
-            Way::Asking(until) => Some(*until),
-            _ => None,
-        });
         let deadline = self.deadlines.front().map(|deadline| deadline.at);
         let round_trip = self
             .round_trip
@@ -191,7 +202,7 @@ impl<'a> Session<'a> {
         let pace = self.pace.resume_at(now);
         resumes
             .chain(asked)
-            .chain(asking)
+            .chain(self.next_look())
             .chain(deadline)
             .chain(round_trip)
             .chain(pace)
@@ -226,6 +237,7 @@ impl<'a> Session<'a> {
                 self.settle_how_far(lane, None);
             }
         }
+        self.expire_ways(now);
         let patience = self.publisher.nats.publish.ack_timeout;
         if self.round_trip.is_some_and(|(_, begun)| begun + patience <= now) {
             self.unproved("the broker does not answer in time");
@@ -257,10 +269,8 @@ impl<'a> Session<'a> {
         }
         self.publisher.counters.nats_errors_total.increment();
         if text.contains("$JS.API.STREAM.NAMES") {
-            for way in self.ways.values_mut() {
-                if matches!(way, Way::Asking(_)) {
-                    *way = Way::JetStream;
-                }
+            for kind in Kind::ALL {
+                self.settle_way(Some(kind), None);
             }
             tracing::debug!(text, "the broker does not let us ask for streams");
             return;

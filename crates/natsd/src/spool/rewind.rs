@@ -41,9 +41,22 @@ impl Spool {
         }
     }
 
+    /// Up to which sequence whoever listens has heard of events that no stream takes yet. What a former run of ours took
+    /// is not told again.
+    pub(crate) fn heard(&self, stream: Stream) -> u64 {
+        let heard = self.heard.get(&stream).copied().unwrap_or(0);
+        heard.max(self.heard_before)
+    }
+
+    /// Whoever listens has heard of this event.
+    pub(crate) fn note_heard(&mut self, stream: Stream, seq: u64) {
+        let heard = self.heard.entry(stream).or_default();
+        *heard = seq.max(*heard);
+    }
+
     /// The broker has said when it made the stream that keeps these events; empty where there is none now.
-    pub(crate) fn note_created(&mut self, stream: Stream, created: &str) {
-        if let Some(kept) = self.kept.get_mut(&stream) {
+    pub(crate) fn note_created(&mut self, stream: Stream, name: &str, created: &str) {
+        if let Some(kept) = self.kept.get_mut(&stream).filter(|kept| kept.name == name) {
             kept.created = created.to_owned();
         }
     }

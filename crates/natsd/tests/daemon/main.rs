@@ -148,62 +148,6 @@ fn provisioning_twice_changes_nothing_and_differences_are_told() {
 }
 
 #[test]
-fn without_any_stream_events_reach_whoever_listens() {
-    use futures_util::StreamExt;
-    let server = Server::start();
-    let home = Home::new(&format!("<server_url>{}</server_url>", server.url()));
-    let _natsd = home.start();
-    block_on(async {
-        let client = server.client().await;
-        let mut heard = client.subscribe("wazuh.xdr.agent.>").await.expect("subscribes");
-        client.flush().await.expect("flushes");
-        let mut producer = producer(&home);
-        for place in 0..50 {
-            producer.put(producer::change(1, place));
-        }
-        producer.hand_over_all().await;
-        for place in 0..50 {
-            let message = tokio::time::timeout(PATIENCE, heard.next())
-                .await
-                .expect("in time")
-                .expect("a message");
-            let body: serde_json::Value = serde_json::from_slice(&message.payload).expect("JSON");
-            assert_eq!(body["status_change"]["missed_keepalives"], place);
-        }
-    });
-    home.wait_until_all_is_published();
-    let degraded = home.status().expect("answers").degraded.join("\n");
-    assert!(degraded.contains("no stream like MUSTER_STATE"), "{degraded}");
-}
-
-#[test]
-fn a_site_with_a_stream_of_its_own_gets_its_events_there() {
-    let server = Server::start();
-    block_on(async {
-        let client = server.client().await;
-        let jetstream = async_nats::jetstream::new(client);
-        let config = async_nats::jetstream::stream::Config {
-            name: "SITE".to_owned(),
-            subjects: vec!["wazuh.xdr.agent.>".to_owned()],
-            ..Default::default()
-        };
-        jetstream.create_stream(config).await.expect("creates");
-    });
-    let home = Home::new(&format!("<server_url>{}</server_url>", server.url()));
-    let _natsd = home.start();
-    block_on(async {
-        let mut producer = producer(&home);
-        for place in 0..300 {
-            producer.put(producer::change(place % 7, place));
-        }
-        producer.hand_over_all().await;
-    });
-    home.wait_until_all_is_published();
-    let messages = block_on(async { Server::messages(&server.client().await, "SITE").await });
-    assert_eq!(messages.len(), 300);
-}
-
-#[test]
 fn a_deleted_stream_makes_events_wait_for_its_return() {
     let server = Server::start();
     let home = provisioned(&server, "");

@@ -62,6 +62,13 @@ fn server_without_room_is_named_and_only_what_it_has_no_room_for_waits() {
         .await;
         let keepalives = "wazuh.xdr.manager.keepalive.*";
         create(&context, "MUSTER_KEEPALIVE", keepalives, stream::StorageType::Memory).await;
+        // Without a stream, they would wait for one.
+        for (name, subject) in [
+            ("HEALTH", "wazuh.xdr.manager.health.*"),
+            ("MUSTER_AUDIT", "wazuh.xdr.manager.spool.*"),
+        ] {
+            create(&context, name, subject, stream::StorageType::Memory).await;
+        }
         create(&context, "BALLAST", "ballast", stream::StorageType::File).await;
     });
     let home = Home::new(&format!(

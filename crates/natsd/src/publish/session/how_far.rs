@@ -5,7 +5,7 @@
 //! and makes it again. The broker is asked at the beginning of a connection, and whenever what it says of an event fits
 //! neither what it said before nor a stream that was there all the time.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use serde_json::json;
 
@@ -24,8 +24,8 @@ pub(super) struct HowFar {
     before: Option<Kept>,
     /// It is to be asked.
     due: bool,
-    /// Whether it was asked in this connection.
-    was_asked: bool,
+    /// Which streams were asked for in this connection. A site may have several for one of ours.
+    names: BTreeSet<String>,
     /// Somebody said that no stream takes the subject, and no stream has taken anything since.
     was_away: bool,
     /// An event was taken as new behind this sequence, which had been acknowledged before.
@@ -57,7 +57,7 @@ impl Session<'_> {
                 self.hand_over(self.client.publish_with_reply(subject, reply, "".into()))
                     .await?;
                 self.how_far[place].asked = Some(Instant::now() + ASK);
-                self.how_far[place].was_asked = true;
+                self.how_far[place].names.insert(kept.name.clone());
                 self.how_far[place].before = Some(kept);
             }
         }
@@ -78,7 +78,7 @@ impl Session<'_> {
                     how_far.went_back_to = Some(before.min(sequence - 1));
                 }
                 // Of a new stream it must be known when it was made, for the day when there is another of its name.
-                let is_new = kept.is_none() || !how_far.was_asked;
+                let is_new = !how_far.names.contains(stream);
                 how_far.due |= went_back || is_new || std::mem::take(&mut how_far.was_away);
             }
             Answer::Refused { .. } | Answer::Foreign => {}
@@ -93,7 +93,10 @@ impl Session<'_> {
         let went_back_to = how_far.went_back_to.take();
         let stream = self.lanes[lane].stream;
         if let Some(extent) = extent {
-            self.publisher.shared.spool().note_created(stream, &extent.created);
+            self.publisher
+                .shared
+                .spool()
+                .note_created(stream, &kept.name, &extent.created);
         }
         let Some(last) = left_of(&kept.created, kept.sequence, went_back_to, extent) else {
             return;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{
     super::lane::{Clearance, Lane},
     Deadline, HAND_OVER, Session, TURNS,
-    way::Way,
+    way::{Unproven, Way},
 };
 use crate::{keeper::chain, publish::pace::LATE_S, spool::record::Name};
 
@@ -73,7 +73,11 @@ impl Session<'_> {
             return Ok(false);
         }
         let way = self.way(&event).await?;
-        if matches!(way, Way::Asking(_)) || !self.pace.may_go(&event, now) {
+        if self.only_waits(lane, event.seq, way) {
+            self.ahead[lane].pop_front();
+            return Ok(true);
+        }
+        if matches!(way, Way::Asking(..)) || !self.pace.may_go(&event, now) {
             return Ok(false);
         }
         self.ahead[lane].pop_front();
@@ -83,7 +87,7 @@ impl Session<'_> {
         let headers = headers(event.headers, event.created_ms, expected);
         let (seq, body, subject) = (event.seq, event.body.into(), event.subject);
         let handed = match way {
-            Way::Core(_) => {
+            Way::Core(_) | Way::Waiting(_) => {
                 let publish = self.client.publish_with_headers(subject, headers, body);
                 timeout(HAND_OVER, publish).await
             }
@@ -96,7 +100,11 @@ impl Session<'_> {
             }
         };
         match handed {
-            Ok(Ok(())) if matches!(way, Way::Core(_)) => self.unproven.push((lane, seq)),
+            Ok(Ok(())) if matches!(way, Way::Core(_) | Way::Waiting(_)) => self.unproven.push(Unproven {
+                lane,
+                seq,
+                waits: matches!(way, Way::Waiting(_)),
+            }),
             Ok(Ok(())) => self.deadlines.push_back(Deadline {
                 at: now + self.publisher.nats.publish.ack_timeout,
                 lane,

@@ -53,7 +53,7 @@ impl Session<'_> {
             }
             (Some("w"), Some(kind), None) => {
                 let kind = u8::try_from(kind).ok().and_then(Kind::from_code);
-                self.settle_way(kind, answer::has_stream(nobody, &message.payload));
+                self.settle_way(kind, answer::takes(nobody, &message.payload));
             }
             (Some("i"), Some(lane), None) => {
                 let lane = usize::try_from(lane).unwrap_or(usize::MAX);
@@ -80,21 +80,12 @@ impl Session<'_> {
                 self.publisher.shared.spool().note_kept(stream, &name, sequence, seq);
                 self.done(lane, seq);
             }
-            Answer::Nobody if self.may_go_without(stream) => {
-                // No stream takes it, and nobody listens either.
-                let now = Instant::now();
-                self.ways.retain(|kind, _| kind.stream() != stream);
-                let kinds = Kind::ALL.into_iter().filter(|kind| kind.stream() == stream);
-                self.ways.extend(kinds.map(|kind| (kind, Way::Core(now))));
-                self.report_ways();
-                self.publisher.counters.events_unacknowledged_total.increment();
-                self.done(lane, seq);
-            }
             Answer::Nobody => {
                 let why = format!(
                     "the broker has no stream that takes its subjects; expected {}",
                     stream.name()
                 );
+                self.miss_stream(stream);
                 self.fail(lane, seq, &why);
             }
             Answer::Foreign => self.fail(lane, seq, "somebody who is no stream answers to the subject"),
@@ -104,22 +95,30 @@ impl Session<'_> {
     }
 
     pub(super) fn done(&mut self, lane: usize, seq: u64) {
-        let stream = self.lanes[lane].stream;
-        self.lanes[lane].acknowledged(seq);
-        self.publisher.shared.acknowledge(stream, seq);
+        self.end_well(lane, seq);
+        self.publisher.shared.acknowledge(self.lanes[lane].stream, seq);
         self.publisher.counters.events_published_total.increment();
         let round_trip = self.sent_at.remove(&seq).map(|at| at.elapsed().as_micros());
-        // It may have got stuck on a connection before this one.
-        let mut was_stuck = false;
         self.publisher.report.change(|facts| {
             facts.last_ack_ms = clock::unix_ms();
             if let Some(round_trip) = round_trip {
                 facts.round_trip_us = u64::try_from(round_trip).unwrap_or(u64::MAX);
             }
-            was_stuck = facts.stuck.remove(stream.name()).is_some();
         });
+    }
+
+    /// An event is no longer under way, and went well.
+    pub(super) fn end_well(&mut self, lane: usize, seq: u64) {
+        let lane = &mut self.lanes[lane];
+        lane.acknowledged(seq);
+        let stream = lane.stream.name();
+        // It may have got stuck on a connection before this one.
+        let mut was_stuck = false;
+        self.publisher
+            .report
+            .change(|facts| was_stuck = facts.stuck.remove(stream).is_some());
         if was_stuck {
-            tracing::info!(stream = stream.name(), "events are acknowledged again");
+            tracing::info!(stream, "events are acknowledged again");
         }
     }
 
