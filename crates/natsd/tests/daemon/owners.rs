@@ -316,8 +316,9 @@ fn without_the_option_nothing_of_it_is_seen() {
     );
 }
 
-/// More than the broker sends before it asks whether we are there.
-const FLEET: u64 = 20_000;
+/// With entries of [`ENTRY_LEN`], more than the broker sends before it asks whether we are there.
+const FLEET: u64 = 3000;
+const ENTRY_LEN: usize = 1000;
 
 #[test]
 fn shipped_rights_are_enough_to_read_a_large_bucket_and_to_claim() {
@@ -330,6 +331,7 @@ fn shipped_rights_are_enough_to_read_a_large_bucket_and_to_claim() {
             let client = shipped.server.client_with(options).await;
             for number in 0..FLEET {
                 let holder = format!("{{\"node\":\"mgr-b\",\"epoch\":1,\"since_ms\":{number}}}");
+                let holder = format!("{holder:ENTRY_LEN$}");
                 let subject = format!("$KV.agent_owner.{number}");
                 client.publish(subject, holder.into()).await.expect("publishes");
             }
@@ -343,7 +345,7 @@ fn shipped_rights_are_enough_to_read_a_large_bucket_and_to_claim() {
         };
         wait_for("all is read", || counts() == (Some(0), Some(FLEET)));
         let mut producer = Producer::new(home.path("queue/muster/events"), "remoted");
-        producer.put(producer::change(20_001, 1));
+        producer.put(producer::change(3001, 1));
         block_on(producer.hand_over_all());
         wait_for("an agent is claimed", || counts() == (Some(1), Some(FLEET)));
         let log = shipped.server.log();
