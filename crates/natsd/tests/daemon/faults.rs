@@ -300,7 +300,8 @@ fn right_that_is_taken_and_given_back_delays_its_family_only() {
             .iter()
             .any(|message| message.subject.ends_with("keepalive.007"))
     });
-    assert!(told(&home, "NATS reports an error") <= 2, "{}", home.log());
+    // For some subjects, and not for each of fifty agents again and again.
+    assert!(told(&home, "NATS reports an error") <= 22, "{}", home.log());
     with_rights(&server, "nothing.at.all");
     home.wait_until_all_is_published();
     let mut verifier = verifier(&home);
