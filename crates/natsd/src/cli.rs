@@ -24,6 +24,7 @@ use crate::{
     keeper::{Keeper, Parts},
     keys::{self, Begun, Keyring, Rules},
     message::Composer,
+    neighbours,
     owners::{self, Room},
     provision,
     publish::{self, Publisher, kv::Roll},
@@ -330,6 +331,11 @@ async fn start(
         });
     }
     if nats.enabled {
+        let (asking_shared, stop) = (Arc::clone(&shared), running.stopping());
+        running.spawn("neighbours", async move {
+            neighbours::run(asking_shared, stop).await;
+            Ok(())
+        });
         let publisher = Publisher {
             nats: nats.clone(),
             node,

@@ -129,6 +129,7 @@ impl Keeper {
             missed: AtomicU64::new(0),
             roll: parts.roll.map(Mutex::new),
             owners: parts.owners,
+            queues: Mutex::default(),
             announced: Mutex::default(),
             errands: Mutex::default(),
             wake: Notify::new(),

@@ -31,6 +31,7 @@ mod intake;
 mod keeper;
 pub mod keys;
 mod message;
+mod neighbours;
 mod owners;
 mod probe;
 mod provision;

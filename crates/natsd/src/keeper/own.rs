@@ -205,6 +205,7 @@ impl Keeper {
             degraded: &degraded,
             clock_step_ms,
             broker_skew_ms: facts.skew_ms,
+            queues: &self.shared.queues(),
         };
         health.into_event(now)
     }

@@ -10,7 +10,7 @@ use std::{
 
 use muster_proto::{
     command::Unsigned,
-    event::{Event, Stream},
+    event::{Event, Stream, body::QueueFill},
     ipc::control::PublishedEvent,
 };
 use serde_json::Value;
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(super) roll: Option<Mutex<Roll>>,
     /// Which manager has which agent, if several share a fleet.
     pub(crate) owners: Option<Arc<Room>>,
+    /// How full the queues of all daemons are.
+    pub(super) queues: Mutex<Vec<QueueFill>>,
     /// The newest announcement of each signing key, by key.
     pub(super) announced: Mutex<BTreeMap<String, Stored>>,
     /// What the thread is to do besides.
@@ -77,6 +79,15 @@ pub(crate) struct Audited {
 }
 
 impl Shared {
+    /// How full the queues of all daemons were when they were asked last.
+    pub(super) fn queues(&self) -> Vec<QueueFill> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_queues(&self, fills: Vec<QueueFill>) {
+        *self.queues.lock().unwrap_or_else(PoisonError::into_inner) = fills;
+    }
+
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -186,6 +186,25 @@ pub struct Health<'a> {
     pub clock_step_ms: i64,
     /// How far the broker's clock is ahead of ours, in milliseconds; null where nobody knows.
     pub broker_skew_ms: Option<i64>,
+    /// The queues of the daemons that answered when they were asked last, half a minute ago at most.
+    pub queues: &'a [QueueFill],
+}
+
+/// How full a daemon's queue is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QueueFill {
+    /// Whose, by its short name.
+    pub daemon: String,
+    /// Its name, such as `analysis`.
+    pub queue: String,
+    /// What is in it, in `unit`s.
+    pub used: u64,
+    /// Its bound.
+    pub capacity: u64,
+    /// `events`, `bytes`, `messages` …
+    pub unit: String,
+    /// What could not get in and was dropped, since the daemon's start.
+    pub dropped: u64,
 }
 
 /// The most runs of one [`SpoolGap`]. What was dropped in more of them is told in more records.
