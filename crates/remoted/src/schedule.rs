@@ -92,6 +92,11 @@ impl Policy {
         }
     }
 
+    /// Whether agents may be given up before they have missed as many intervals as count.
+    pub fn is_impatient(&self) -> bool {
+        self.timeout < self.interval.saturating_mul(self.max_missed)
+    }
+
     /// What holds for an agent that sends its own keepalives at this period, as far as it matters.
     pub fn limits(&self, period: Option<Duration>) -> Limits {
         let ours = self.interval.max(Duration::from_millis(1));

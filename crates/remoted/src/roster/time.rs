@@ -71,9 +71,9 @@ impl Roster {
         }
         agent.missed = agent.limits(&self.settings.policy).missed(now.mono.since(heard));
         self.counters.timeouts_total.increment();
-        // Only where the time-out is shorter than `max_missed` intervals: else whoever is given up has missed them all
-        // since we started. What is critical stays so.
-        let few = agent.missed < self.settings.policy.max_missed;
+        // Only where the time-out is set to less than `max_missed` intervals: else whoever is given up has missed them
+        // all since we started. What is critical stays so.
+        let few = self.settings.policy.is_impatient() && agent.missed < self.settings.policy.max_missed;
         let reason = if few && !agent.is_reachable() && !agent.inventory.is_critical() {
             Reason::ManagerRestart
         } else {

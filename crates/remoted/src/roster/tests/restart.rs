@@ -82,6 +82,19 @@ fn absence_that_a_restart_explains_is_no_alarm_and_any_other_is() {
 }
 
 #[test]
+fn slow_agent_that_is_given_up_after_a_restart_had_its_time() {
+    let mut before = four();
+    before.live(s(6000), s(600), &["001"], OSSEC);
+    let mut stage = restarted(before, quiet(), FOUR);
+    stage.wait(s(1840));
+    assert!(
+        stage
+            .told()
+            .contains(&"001 active>disconnected keepalive_timeout 8".to_owned())
+    );
+}
+
+#[test]
 fn agent_that_comes_back_after_a_restart_was_never_away() {
     let mut stage = restarted(four(), settings(), FOUR);
     stage.wait(s(170));
