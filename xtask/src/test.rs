@@ -3,11 +3,12 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     process::{Command, ExitCode},
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{shell, tools, tree};
@@ -116,26 +117,43 @@ fn test() -> Result<Vec<String>> {
     run_tests(&mut command)
 }
 
-/// What differs between servers, and natsd's story, against a newer nats-server than Debian's where one was fetched:
-/// nothing is downloaded here.
+/// Everything that talks to a nats-server, against a newer one than Debian's where one was fetched: nothing is downloaded
+/// here.
 fn newer_nats() -> Result<Vec<String>> {
     let Some(program) = tools::newer_nats() else {
         let why = "newer-nats: `cargo xtask tools --newer-nats` fetches that server";
         return Ok(vec![why.to_owned()]);
     };
-    let mut command = shell::cargo(&[
-        "test",
-        "--quiet",
-        "--locked",
-        "--package",
-        "muster-natsd",
-        "--test",
-        "daemon",
-    ]);
-    command
-        .args(["--", "story", "permissions", "accounts", "names", "probe"])
-        .env("MUSTER_TEST_NATS_SERVER", program);
-    run_tests(&mut command)
+    let mut skipped = Vec::new();
+    let mut own = vec!["--package".to_owned(), "muster-natsd".to_owned()];
+    own.extend(["--test".to_owned(), "daemon".to_owned()]);
+    let mut stories = vec!["--package".to_owned(), "muster-tests".to_owned()];
+    for story in stories_with_nats()? {
+        stories.extend(["--test".to_owned(), story]);
+    }
+    for tests in [own, stories] {
+        let mut command = shell::cargo(&["test", "--quiet", "--locked", "--no-fail-fast"]);
+        command
+            .args(tests)
+            .env("PATH", path()?)
+            .env("MUSTER_TEST_NATS_SERVER", &program);
+        skipped.extend(run_tests(&mut command)?);
+    }
+    Ok(skipped)
+}
+
+/// The stories that start a nats-server.
+fn stories_with_nats() -> Result<Vec<String>> {
+    let mut stories = Vec::new();
+    for entry in fs::read_dir(shell::root().join("tests/tests"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|suffix| suffix == "rs") && fs::read_to_string(&path)?.contains("Nats::") {
+            let name = path.file_stem().context("a file of tests has a name")?;
+            stories.push(name.to_string_lossy().into_owned());
+        }
+    }
+    stories.sort();
+    Ok(stories)
 }
 
 /// The `PATH`, and where the servers are that were fetched.

