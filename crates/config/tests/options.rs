@@ -292,7 +292,11 @@ fn rows() -> Vec<Row> {
         ),
         ("nats/spool@max_age", &["1m", "72h => 3d"], &["59s", "366d", ""]),
         ("nats/spool@fsync", &["batch", "each", "never"], &["always", ""]),
-        ("nats/format", &["native", "cloudevents", "ocsf", "ocsf-1.9"], &["json", "ocsf-1.8", ""]),
+        (
+            "nats/format",
+            &["native", "cloudevents", "ocsf", "ocsf-1.9"],
+            &["json", "ocsf-1.8", ""],
+        ),
         (
             "nats/keepalive_events",
             &["all", "off", "sample:10"],
@@ -309,6 +313,7 @@ fn rows() -> Vec<Row> {
         ("nats/keepalive_received", BOOL.0, BOOL.1),
         ("nats/kv@enabled", &["yes", "no"], &["perhaps", ""]),
         ("nats/kv@bucket", &["agents", "agents_wazuh_xdr"], &["a.b", "", "a b"]),
+        ("nats/ownership@bucket", &["agent_owner", "fleet_b"], &["a.b", "", "a b"]),
         ("nats/control@enabled", BOOL.0, BOOL.1),
         ("nats/control@destroy", BOOL.0, BOOL.1),
         (
@@ -320,6 +325,7 @@ fn rows() -> Vec<Row> {
         ("nats/control_key@id", &["soc-1"], &["a b", ""]),
         ("nats/control_key@roles", &["read", "read,act,destroy"], &["admin", ""]),
         ("nats/control_key@rate", RATE.0, RATE.1),
+        ("nats/local_alerts", BOOL.0, BOOL.1),
         ("nats/source", &["wazuh-manager", "muster"], &["", "a&#10;b"]),
         (
             "nats/escalation",

@@ -341,6 +341,7 @@ fn nats() -> impl Strategy<Value = Nats> {
             nats.escalation = vec![Duration::from_secs(90), Duration::from_secs(5000)];
         }
         nats.keepalive_received = flags[7];
+        nats.local_alerts = flags[6];
         // It needs both.
         nats.message_signing |= flags[4];
         nats.audit_logging |= flags[4];

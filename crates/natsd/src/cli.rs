@@ -9,13 +9,14 @@ use std::{
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use muster_config::{Nats, Settings, SpoolFsync};
+use muster_config::{HomeKind, Layout, Nats, Settings, SpoolFsync, home_kind};
 use muster_proto::paths;
 use muster_service::{Common, FileAccess, Running, Startup, clock, ipc};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
+    alert::Alerts,
     audit::{self, Audit},
     census,
     command::{self, Commander, Doorkeeper},
@@ -209,7 +210,12 @@ async fn start(
     };
     let report = Arc::new(Report::new(link, hearing));
     report.tell_keys(composer.keyring.as_ref());
-    report.change(|facts| facts.wants_buckets = nats.insists_on_buckets() || nats.ownership.is_some());
+    report.change(|facts| {
+        facts.wants_buckets = nats.insists_on_buckets() || nats.ownership.is_some();
+        if nats.max_reconnects > 0 {
+            facts.patience = nats.max_reconnects;
+        }
+    });
     let doorkeeper = if hears {
         Some(Doorkeeper::new(nats, &node).context("etc/ossec.conf")?)
     } else {
@@ -222,6 +228,7 @@ async fn start(
         composer,
         audit,
         report: Arc::clone(&report),
+        alerts: alerts(&settings, &node)?,
         counters: Arc::clone(&counters),
         roll: (nats.enabled && nats.bucket().is_some()).then(|| Roll::new(&node, epoch)),
         owners: nats.ownership.as_ref().filter(|_| nats.enabled).map(|owners| {
@@ -379,6 +386,25 @@ fn trust(nats: &Nats, keyring: Option<&Keyring>) -> String {
         (_, count) => format!("bodies sealed for {count}"),
     };
     format!("{signed}; {sealed}")
+}
+
+/// The way to the rules of this manager, if there is one.
+fn alerts(settings: &Settings, node: &str) -> anyhow::Result<Option<Alerts>> {
+    if !settings.nats.enabled || !settings.nats.local_alerts {
+        return Ok(None);
+    }
+    let is_ossec = match settings.muster.layout {
+        Layout::Ossec => true,
+        Layout::Wazuh => false,
+        Layout::Auto => home_kind(Path::new(".")) == HomeKind::Ossec,
+    };
+    let path = if is_ossec {
+        paths::ANALYSIS_QUEUE_OSSEC
+    } else {
+        paths::ANALYSIS_QUEUE
+    };
+    let alerts = Alerts::new(path.into(), node).context("making a socket for alerts")?;
+    Ok(Some(alerts))
 }
 
 fn limits(nats: &Nats) -> Limits {

@@ -93,6 +93,10 @@ impl Handler for Control {
             Link::Up => "connected".to_owned(),
             Link::Down(_) => "disconnected".to_owned(),
         };
+        let failed = match &facts.link {
+            Link::Down(_) => facts.failures,
+            Link::Off | Link::Up => 0,
+        };
         let control = match &facts.hearing {
             Hearing::Off => "off",
             Hearing::Up => "listening",
@@ -115,6 +119,10 @@ impl Handler for Control {
             ("waiting_events", depth.waiting.to_string()),
             ("oldest_waiting_s", age.to_string()),
             ("last_ack_ms", facts.last_ack_ms.to_string()),
+            ("dropped_ranges", facts.drops.ranges.to_string()),
+            ("dropped_events", facts.drops.events.to_string()),
+            ("dropped_latest", Vec::from(facts.drops.latest).join("; ")),
+            ("failed_attempts", failed.to_string()),
             ("last_error", facts.last_error.unwrap_or_default()),
             ("round_trip_us", facts.round_trip_us.to_string()),
             ("held_events", held.to_string()),
@@ -132,9 +140,21 @@ impl Handler for Control {
                     .map_or_else(|| "unknown".to_owned(), |skew| skew.to_string()),
             ),
         ];
+        let rates = self.report.rates().into_iter().flat_map(|rate| {
+            let stream = rate.stream.name();
+            [
+                (format!("published_per_s {stream}"), format!("{:.1}", rate.published)),
+                (
+                    format!("acknowledged_per_s {stream}"),
+                    format!("{:.1}", rate.acknowledged),
+                ),
+                (format!("published {stream}"), rate.total.to_string()),
+            ]
+        });
         status.facts = facts
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
+            .chain(rates)
             .collect();
         if let Some(counts) = self.shared.owners().map(|owners| owners.counts()) {
             let counted = [

@@ -39,6 +39,7 @@ use self::{
     tidy::Tidy,
 };
 use crate::{
+    alert::Alerts,
     aside::Aside,
     audit::Audit,
     message::Composer,
@@ -82,6 +83,8 @@ pub(crate) struct Parts {
     /// The audit trail, if one is kept.
     pub(crate) audit: Option<Audit>,
     pub(crate) report: Arc<Report>,
+    /// The way to the rules of this manager, if there is one.
+    pub(crate) alerts: Option<Alerts>,
     pub(crate) counters: Arc<Counters>,
     /// What a key-value bucket mirrors, if there is one.
     pub(crate) roll: Option<Roll>,
@@ -99,6 +102,7 @@ pub(crate) struct Keeper {
     sequencer: Sequencer,
     audit: Option<Audit>,
     report: Arc<Report>,
+    alerts: Option<Alerts>,
     counters: Arc<Counters>,
     last_of_stream: BTreeMap<Stream, u64>,
     batches: mpsc::Receiver<Batch>,
@@ -141,6 +145,7 @@ impl Keeper {
             sequencer: parts.sequencer,
             audit: parts.audit,
             report: parts.report,
+            alerts: parts.alerts,
             counters: parts.counters,
             last_of_stream: parts.recovered.last_of_stream,
             batches,

@@ -17,6 +17,7 @@
     reason = "the counters macro makes public fields in a crate-private struct"
 )]
 
+mod alert;
 mod aside;
 pub mod audit;
 mod census;

@@ -1,12 +1,20 @@
 //! What natsd says of itself.
 
+pub(crate) mod drops;
+pub(crate) mod rates;
+
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
 };
 
-use muster_proto::ipc::control::SigningKey;
+use muster_proto::{event::Stream, ipc::control::SigningKey};
+use muster_service::clock;
 
+use self::{
+    drops::Drops,
+    rates::{Rate, Rates},
+};
 use crate::{
     keys::Keyring,
     publish::{drift::Drift, skew::MUCH_MS},
@@ -48,6 +56,13 @@ muster_service::counters! {
         /// Those that were passed over without an answer, since there were too many.
         control_dropped_total,
     }
+}
+
+/// Failed attempts in a row behind which the state is degraded, where `<max_reconnects>` names no number.
+const PATIENCE: u32 = 3;
+
+fn seconds() -> u64 {
+    clock::monotonic_ms() / 1000
 }
 
 /// How the connection to the broker is.
@@ -97,6 +112,7 @@ pub(crate) enum Claim {
 #[derive(Debug)]
 pub(crate) struct Report {
     inner: Mutex<Facts>,
+    rates: Mutex<Rates>,
 }
 
 /// What the publisher knows.
@@ -108,6 +124,10 @@ pub(crate) struct Facts {
     pub(crate) last_ack_ms: u64,
     /// Failed attempts to connect since the last success.
     pub(crate) failures: u32,
+    /// How many of them in a row are nothing out of the ordinary.
+    pub(crate) patience: u32,
+    /// What was lost since the start.
+    pub(crate) drops: Drops,
     /// Streams that events go to without an acknowledgement, since the broker has no stream for them.
     pub(crate) without_stream: Vec<&'static str>,
     /// Streams whose events wait in the spool until the broker has one.
@@ -143,6 +163,8 @@ impl Report {
             server: String::new(),
             last_ack_ms: 0,
             failures: 0,
+            patience: PATIENCE,
+            drops: Drops::default(),
             without_stream: Vec::new(),
             waiting_for_stream: Vec::new(),
             stuck: BTreeMap::new(),
@@ -159,6 +181,7 @@ impl Report {
         };
         Self {
             inner: Mutex::new(facts),
+            rates: Mutex::new(Rates::new(seconds())),
         }
     }
 
@@ -166,7 +189,9 @@ impl Report {
     pub(crate) fn degraded(&self) -> Vec<String> {
         let facts = self.read();
         let mut degraded = facts.unvouched.clone();
-        if let Link::Down(why) = &facts.link {
+        if let Link::Down(why) = &facts.link
+            && facts.failures >= facts.patience
+        {
             let failures = facts.failures;
             degraded.push(format!(
                 "not connected to NATS ({why}, {failures} attempts failed); events wait in the spool"
@@ -226,6 +251,20 @@ impl Report {
         if let Some(keyring) = keyring {
             self.change(|facts| (facts.keys, facts.unvouched) = (keyring.describe(), keyring.unvouched()));
         }
+    }
+
+    /// An event is done with, and whether a stream has acknowledged it.
+    pub(crate) fn published(&self, stream: Stream, acknowledged: bool) {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.published(stream, acknowledged, seconds());
+    }
+
+    /// What each stream took in the last minute.
+    pub(crate) fn rates(&self) -> Vec<Rate> {
+        self.rates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(seconds())
     }
 
     pub(crate) fn read(&self) -> Facts {

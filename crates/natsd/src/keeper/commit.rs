@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The act of the audit trail.
-const DROPPED: &str = "dropped";
+pub(super) const DROPPED: &str = "dropped";
 
 /// Events on their way into the spool.
 struct Composed {

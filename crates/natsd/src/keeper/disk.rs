@@ -6,10 +6,14 @@
 use std::time::{Duration, Instant};
 
 use muster_service::clock;
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{Batch, Keeper, MAX_WAITING_BATCHES, chain, full::only_audit};
-use crate::spool::{Gap, SpoolError, record::Stored};
+use crate::{
+    alert::What,
+    spool::{Gap, SpoolError, record::Stored},
+};
 
 /// The first and the longest pause before the disk is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -130,6 +134,7 @@ impl Keeper {
                 "they wait at their producers"
             };
             tracing::error!(error = why, consequence, "the spool cannot take events");
+            self.tell_rules(What::SpoolFails, &json!({"why": why}));
             self.shared.set_trouble(Some(why));
         }
     }

@@ -1,6 +1,6 @@
 //! What natsd itself has to say: how it is, the keys, the gaps, and the acts of the audit trail.
 
-use std::sync::PoisonError;
+use std::{sync::PoisonError, time::Instant};
 
 use muster_proto::event::{
     Event, Kind, Stream,
@@ -9,8 +9,8 @@ use muster_proto::event::{
 use muster_service::clock;
 use serde_json::{Value, json};
 
-use super::{Audited, Errand, Keeper, PROBE, chain};
-use crate::spool::Gap;
+use super::{Audited, Errand, Keeper, PROBE, chain, commit::DROPPED};
+use crate::{alert::What, spool::Gap};
 
 /// How often the manager's health is told.
 const HEALTH_INTERVAL_MS: u64 = 30 * 1000;
@@ -212,6 +212,12 @@ impl Keeper {
 
     /// A line of the audit trail, and its event. Whether it was written.
     pub(super) fn audit_act(&mut self, act: &'static str, detail: &Value) -> bool {
+        if act == DROPPED {
+            self.report.change(|facts| facts.drops.note(detail));
+        }
+        if let Some(what) = What::of_act(act) {
+            self.tell_rules(what, detail);
+        }
         let Some(audit) = &mut self.audit else { return false };
         let now = clock::unix_ms();
         match audit.write(act, detail, now) {
@@ -234,6 +240,13 @@ impl Keeper {
         let line: Value = serde_json::from_slice(line).unwrap_or_default();
         self.own
             .push(manager_event(Kind::Audit, "", now, 0, wrapped("audit", &line)));
+    }
+
+    /// A line for the rules of this manager.
+    pub(super) fn tell_rules(&mut self, what: What, detail: &Value) {
+        if let Some(alerts) = &mut self.alerts {
+            alerts.tell(what, detail, Instant::now());
+        }
     }
 
     /// What was dropped is told, as an event of our own in the next commit.
@@ -268,7 +281,7 @@ impl Keeper {
             let detail = json!({
                 "stream": stream, "from_seq": gap.from_seq, "to_seq": gap.to_seq, "count": gap.count, "reason": gap.reason
             });
-            self.audit_act("dropped", &detail);
+            self.audit_act(DROPPED, &detail);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod activation;
+mod alerts;
 mod audit;
 mod damage;
 mod delivery;
@@ -49,11 +50,15 @@ use server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
+    wait_for_within(PATIENCE, what, is_so);
+}
+
 #[expect(clippy::disallowed_methods, reason = "polls for what has no event, with a deadline")]
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+fn wait_for_within(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < patience, "in vain: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

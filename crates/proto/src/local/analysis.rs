@@ -29,7 +29,7 @@ use std::borrow::Cow;
 use thiserror::Error;
 
 pub use self::{
-    line::write_line,
+    line::{write_line, write_own_line},
     notice::Notice,
     receive::{DatagramError, Origin, Received, parse},
 };

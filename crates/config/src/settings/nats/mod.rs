@@ -79,6 +79,8 @@ pub struct Nats {
     pub control: Control,
     /// Who may send them.
     pub control_keys: Vec<ControlKey>,
+    /// Whether the rules of this manager hear of lost events, and of a spool that takes none.
+    pub local_alerts: bool,
     /// `security.source` in event bodies.
     pub source: String,
     /// When a disconnection that goes on is published again, one level up each time; empty = never.
@@ -120,6 +122,7 @@ impl Default for Nats {
             ownership: None,
             control: Control::default(),
             control_keys: Vec::new(),
+            local_alerts: true,
             source: limits::EVENT_SOURCE.to_owned(),
             escalation: limits::ESCALATION.to_vec(),
         }

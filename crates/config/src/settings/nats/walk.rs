@@ -65,6 +65,7 @@ impl Block for Nats {
         walk.optional(Origin::Own, "ownership", Repeated::Merged, &mut self.ownership);
         walk.block(Origin::Own, "control", &mut self.control);
         walk.blocks(Origin::Own, "control_key", &mut self.control_keys);
+        walk.own("local_alerts", yes_no(), &mut self.local_alerts);
         walk.own("source", text(128), &mut self.source);
         walk.own("escalation", escalation(), &mut self.escalation);
         self.check(walk);

@@ -29,6 +29,7 @@ fn without_audit(directory: &std::path::Path) -> (Commander, Keeper, mpsc::Recei
         Arc::new(Counters::default()),
     );
     let (keeper, shared, _) = Keeper::new(Parts {
+        alerts: None,
         spool,
         recovered,
         composer: Composer {

@@ -11,7 +11,6 @@ use serde_json::json;
 use super::{
     super::answer::{self, Answer},
     Session,
-    way::Way,
 };
 
 /// Answers that are settled before the next events are sent.
@@ -78,6 +77,7 @@ impl Session<'_> {
         match answer {
             Answer::Kept { stream: name, sequence } => {
                 self.publisher.shared.spool().note_kept(stream, &name, sequence, seq);
+                self.publisher.report.published(stream, true);
                 self.done(lane, seq);
             }
             Answer::Nobody => {

@@ -242,6 +242,7 @@ impl Session<'_> {
                 self.parked.insert(stream);
                 self.sent_at.remove(&seq);
             } else {
+                self.publisher.report.published(self.lanes[lane].stream, false);
                 self.done(lane, seq);
             }
         }
