@@ -166,7 +166,7 @@ async fn start(
             node: node.clone(),
             epoch,
             begun,
-            began: sequencer.began,
+            begun_anew: sequencer.begun.clone(),
             trust_key: nats.trust_key.clone(),
             overlap_ms: u64::try_from(nats.key_overlap.as_millis()).unwrap_or(u64::MAX),
         };

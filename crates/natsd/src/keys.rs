@@ -27,7 +27,6 @@ use serde::Serialize;
 pub use self::file::{KeyError, KeyFile, Revoked, create_if_missing};
 use self::state::Kept;
 use crate::{
-    sequence::Began,
     signature::{self, Signer},
     spool::{SpoolError, slots::Slots},
 };
@@ -57,8 +56,8 @@ pub(crate) struct Rules {
     pub(crate) node: String,
     pub(crate) epoch: u64,
     pub(crate) begun: Begun,
-    /// Where the numbers began when their state was lost the last time.
-    pub(crate) began: Option<Began>,
+    /// Epochs with which the numbers began anew, and their first ones.
+    pub(crate) begun_anew: Vec<(u64, u64)>,
     /// The public half of the key that vouches for ours.
     pub(crate) trust_key: Option<String>,
     /// How long a new key is announced before it signs.
@@ -73,7 +72,7 @@ impl Rules {
             node: node.to_owned(),
             epoch,
             begun: Begun::Start,
-            began: None,
+            begun_anew: Vec::new(),
             trust_key: None,
             overlap_ms: 0,
         }
@@ -358,7 +357,7 @@ impl Keyring {
     fn announcements(&self, news: Vec<(String, &'static str)>, now_ms: u64) -> Vec<Event> {
         let events = news.into_iter().filter_map(|(kid, reason)| {
             let key = self.keys.iter().find(|key| key.record.kid == kid)?;
-            Some(announcement(&key.record, reason, self.rules.began, now_ms))
+            Some(announcement(&key.record, reason, &self.rules.begun_anew, now_ms))
         });
         events.collect()
     }
@@ -422,28 +421,18 @@ struct Announced<'a> {
     #[serde(flatten)]
     record: &'a KeyRecord,
     reason: &'a str,
-    /// A consumer that comes late may hear only of the last start.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_epoch: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_seq: Option<u64>,
+    /// All of them each time: a consumer that comes late may hear only of the last start.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    begun: &'a [(u64, u64)],
 }
 
-fn announcement(record: &KeyRecord, reason: &str, began: Option<Began>, now_ms: u64) -> Event {
+fn announcement(record: &KeyRecord, reason: &str, begun: &[(u64, u64)], now_ms: u64) -> Event {
     let level = if record.status == KeyStatus::Revoked {
         REVOKED_LEVEL
     } else {
         KEY_CHANGE_LEVEL
     };
-    let body = wrapped(
-        "key",
-        &Announced {
-            record,
-            reason,
-            first_epoch: began.map(|began| began.epoch),
-            first_seq: began.map(|began| began.first_seq),
-        },
-    );
+    let body = wrapped("key", &Announced { record, reason, begun });
     manager_event(Kind::KeyAnnouncement, "", now_ms, level, body)
 }
 

@@ -16,6 +16,9 @@ use crate::{
 /// How many numbers are reserved at a time.
 pub(crate) const RESERVE: u64 = 4096;
 
+/// How many losses of the state are remembered.
+const MAX_BEGUN: usize = 16;
+
 const STATE: &str = "seq.state";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,15 +26,8 @@ struct State {
     node: String,
     epoch: u64,
     reserved_upto: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    began: Option<Began>,
-}
-
-/// Where the numbers began last: until then, others may have been used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Began {
-    pub(crate) epoch: u64,
-    pub(crate) first_seq: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    begun: Vec<(u64, u64)>,
 }
 
 /// What is known of this node without the spool's directory, which may have been lost, or brought back from an old copy.
@@ -67,8 +63,8 @@ pub(crate) struct Sequencer {
     pub(crate) before: u64,
     /// Whether it is not known how far the numbers had gone.
     pub(crate) state_lost: bool,
-    /// Where the numbers began when that was so the last time.
-    pub(crate) began: Option<Began>,
+    /// Epochs with which the numbers began anew since it was so, and their first ones: at most [`MAX_BEGUN`], oldest first.
+    pub(crate) begun: Vec<(u64, u64)>,
     next: u64,
     reserved_upto: u64,
 }
@@ -99,6 +95,12 @@ impl Sequencer {
         } else {
             highest + 1
         };
+        let mut begun = state.map(|state| state.begun).unwrap_or_default();
+        if state_lost {
+            begun.push((epoch, before + 1));
+            let surplus = begun.len().saturating_sub(MAX_BEGUN);
+            begun.drain(..surplus);
+        }
         let mut sequencer = Self {
             slots: Some(slots),
             pending: None,
@@ -108,14 +110,7 @@ impl Sequencer {
             known: recovered.last_seq,
             before,
             state_lost,
-            began: if state_lost {
-                Some(Began {
-                    epoch,
-                    first_seq: before + 1,
-                })
-            } else {
-                state.and_then(|state| state.began)
-            },
+            begun,
             next: before + 1,
             reserved_upto: before,
         };
@@ -210,7 +205,7 @@ impl Sequencer {
             node: self.node.clone(),
             epoch: self.epoch,
             reserved_upto,
-            began: self.began,
+            begun: self.begun.clone(),
         };
         // Numbers and a text always serialise.
         serde_json::to_vec(&state).unwrap_or_default()
@@ -306,14 +301,14 @@ mod tests {
         assert_eq!(again(epoch), (false, epoch + 1));
         assert_eq!(again(epoch + 5), (true, epoch + 6));
         assert_eq!(again(epoch + 6), (false, epoch + 7), "it is known now");
-        let began = Began {
-            epoch: epoch + 6,
-            first_seq: RESERVE + 1,
-        };
-        assert_eq!(
-            open(directory.path(), &Recovered::default()).began,
-            Some(began),
-            "and where the numbers began"
-        );
+        let begun = open(directory.path(), &Recovered::default()).begun;
+        assert_eq!(begun, [(epoch + 6, RESERVE + 1)], "and where the numbers began");
+        for epoch in 10..30 {
+            again(NOW_S + 10 * epoch);
+        }
+        let sequencer = open(directory.path(), &Recovered::default());
+        assert_eq!(sequencer.begun.len(), MAX_BEGUN);
+        let longest = vec![(u64::MAX, u64::MAX); MAX_BEGUN];
+        assert!(serde_json::to_vec(&longest).expect("JSON").len() < crate::spool::slots::MAX_LEN / 2);
     }
 }

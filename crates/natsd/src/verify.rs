@@ -423,12 +423,18 @@ impl Verifier {
 
     /// Whether the numbers have begun anew.
     fn learn_start(&mut self, id: &Identity<'_>, announced: &Announced) {
-        if let Some((epoch, first)) = announced.began {
+        for (epoch, first) in &announced.begun {
             let start = Start {
-                first,
+                first: *first,
                 since_ms: id.time_ms,
             };
-            self.declared.entry(id.node.to_owned()).or_default().begin(epoch, start);
+            let declared = self.declared.entry(id.node.to_owned()).or_default();
+            if declared.begin(*epoch, start) {
+                for stream in Stream::ALL {
+                    let chain = self.chains.get_mut(&(id.node.to_owned(), stream));
+                    chain.into_iter().for_each(|chain| chain.has_begun(*epoch, *first));
+                }
+            }
         }
     }
 

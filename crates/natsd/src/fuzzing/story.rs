@@ -20,7 +20,7 @@ use crate::{
     seal::Sealer,
     signature::{self, Preamble},
     spool::record::{self, Mark},
-    verify::{Fate, Message, Policy, Verifier},
+    verify::{Fate, Hole, Message, Policy, Verifier},
 };
 
 const START_MS: u64 = 1_795_243_200_000;
@@ -50,6 +50,7 @@ pub fn verify(input: &[u8]) -> usize {
         steps += 1;
         stage.step(&mut draw);
     }
+    stage.check_account();
     stage.accepted.len()
 }
 
@@ -62,6 +63,8 @@ struct Stage {
     last: BTreeMap<Stream, u64>,
     next: u64,
     now_ms: u64,
+    /// Where the numbers began anew: epochs and first numbers.
+    begun: BTreeMap<u64, u64>,
     /// Everything that the node has signed.
     said: Vec<Message>,
     /// Of those, which are still to be delivered for the first time.
@@ -71,6 +74,10 @@ struct Stage {
     /// Whether everything so far came in order and in time: then nothing may be refused.
     in_order: bool,
     accepted: BTreeSet<String>,
+    /// What the consumer has accepted of gaps: in which epoch, of which stream, from where to where.
+    declared: Vec<(u64, Option<Stream>, u64, u64)>,
+    /// Holes that the consumer was told of.
+    told: Vec<(Stream, Hole)>,
 }
 
 impl Stage {
@@ -122,12 +129,15 @@ impl Stage {
             last: BTreeMap::new(),
             next: 1,
             now_ms: START_MS,
+            begun: BTreeMap::new(),
             said: Vec::new(),
             held: Vec::new(),
             verifier: Verifier::new(policy),
             looks_at_clock,
             in_order: true,
             accepted: BTreeSet::new(),
+            declared: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -170,7 +180,7 @@ impl Stage {
 
     /// What happens at the node.
     fn node(&mut self, draw: &mut Draw<'_>) {
-        match draw.below(4) {
+        match draw.below(5) {
             0 => {
                 self.composer.epoch += 1;
                 self.announce(self.key, draw);
@@ -181,10 +191,28 @@ impl Stage {
                 self.key = 1;
             }
             2 => {
-                let range = json!({"spool": {"stream": Stream::ALL[draw.below(Stream::ALL.len())].name(),
-                    "from_seq": draw.byte(), "to_seq": draw.byte()}});
-                let place = self.say(&of(Kind::SpoolGap, "", self.now_ms, range.to_string().into_bytes()));
-                self.deliver_said(place);
+                let stream = [None, Some(Stream::ALL[draw.below(Stream::ALL.len())])][draw.below(2)];
+                let name = stream.map_or("-", Stream::name);
+                let (from, to) = (u64::from(draw.byte()), u64::from(draw.byte()));
+                let mut gap = json!({"stream": name, "from_seq": from, "to_seq": to, "epoch": self.composer.epoch});
+                if stream.is_some() {
+                    gap["runs"] = json!([[from, to]]);
+                }
+                let body = json!({"spool": gap}).to_string().into_bytes();
+                let place = self.say(&of(Kind::SpoolGap, "", self.now_ms, body));
+                if self.deliver_said(place) {
+                    self.declared.push((self.composer.epoch, stream, from, to));
+                }
+            }
+            3 => {
+                // It loses its spool, or only what it knew of its numbers.
+                self.composer.epoch += 1 + u64::from(draw.byte());
+                if draw.flag() {
+                    self.next = 1;
+                    self.last.clear();
+                }
+                self.begun.insert(self.composer.epoch, self.next);
+                self.announce(self.key, draw);
             }
             // Numbers that are never used do no harm.
             _ => self.next += u64::from(draw.byte()),
@@ -214,7 +242,9 @@ impl Stage {
             let text = record.introduction().expect("a statement");
             record.prev_sig = Some(signature::text(&first.sign(text.as_bytes()).expect("signs")));
         }
-        let body = json!({"key": record}).to_string().into_bytes();
+        let mut body = json!({"key": record});
+        body["key"]["begun"] = json!(self.begun.iter().collect::<Vec<_>>());
+        let body = body.to_string().into_bytes();
         let place = self.say(&of(Kind::KeyAnnouncement, "", self.now_ms, body));
         let heard = draw.flag() && self.deliver_said(place);
         self.in_order &= heard;
@@ -280,13 +310,78 @@ impl Stage {
         true
     }
 
+    /// What was lost between two messages that were accepted is known to be missing, or was declared.
+    fn check_account(&mut self) {
+        let mut of_stream: BTreeMap<Stream, BTreeMap<(u64, u64), bool>> = BTreeMap::new();
+        for message in &self.said {
+            let number = |name: &str| message.header(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+            let place = (
+                self.run(number(header::EPOCH), number(header::SEQUENCE)),
+                number(header::SEQUENCE),
+            );
+            let kind = Kind::ALL
+                .into_iter()
+                .find(|kind| message.header(header::TYPE) == Some(kind.type_name()));
+            let accepted = message
+                .header(header::MSG_ID)
+                .is_some_and(|id| self.accepted.contains(id));
+            let stream = kind.expect("as it was said").stream();
+            of_stream.entry(stream).or_default().insert(place, accepted);
+        }
+        let holes = self.verifier.undeclared();
+        for (stream, numbers) in of_stream {
+            let accepted = || {
+                numbers
+                    .iter()
+                    .filter(|(_, accepted)| **accepted)
+                    .map(|(place, _)| *place)
+            };
+            let (Some(first), Some(last)) = (accepted().next(), accepted().next_back()) else {
+                continue;
+            };
+            for ((run, seq), _) in numbers.range(first..last).filter(|(_, accepted)| !**accepted) {
+                let is_told = holes.iter().any(|(_, of, hole)| {
+                    *of == stream
+                        && match hole.upto {
+                            // It may have seen the first epoch before it heard how that began.
+                            Some(upto) => hole.run <= *run && hole.after < *seq && *seq <= upto,
+                            None => (hole.run, hole.after) < (*run, *seq),
+                        }
+                });
+                let is_declared = self.declared.iter().any(|(epoch, of, from, to)| {
+                    of.is_none_or(|of| of == stream) && (*from..=*to).contains(seq) && self.run(*epoch, *seq) == *run
+                });
+                assert!(
+                    is_told || is_declared,
+                    "{stream:?} {seq} of {run} is missing, and nobody knows: {holes:?}"
+                );
+            }
+        }
+        for later in [0, 59_999, 60_000, 60_000] {
+            self.look_for_overdue(later);
+        }
+    }
+
+    /// The epoch with which the numbers began of which this is one.
+    fn run(&self, epoch: u64, seq: u64) -> u64 {
+        let mut before = self.begun.range(..=epoch).rev();
+        before.find(|(_, first)| **first <= seq).map_or(0, |(epoch, _)| *epoch)
+    }
+
+    fn look_for_overdue(&mut self, later_ms: u64) {
+        for (_, stream, hole) in self.verifier.overdue(self.now_ms + later_ms, 60_000) {
+            assert!(!self.told.contains(&(stream, hole)), "told twice: {hole:?}");
+            self.told.push((stream, hole));
+        }
+    }
+
     /// A message with something changed on the way.
     fn change(&mut self, draw: &mut Draw<'_>) {
         let Some(mut message) = self.some_said(draw) else {
             return;
         };
         let count = message.headers.len();
-        match draw.below(7) {
+        match draw.below(8) {
             0 => {
                 if let Some((_, value)) = message.headers.get_mut(draw.below(count)) {
                     *value = draw.text();
@@ -322,6 +417,15 @@ impl Stage {
                 }
             }
             5 => message.subject = draw.text(),
+            6 => {
+                // Which of the two would others read?
+                let (name, value) = message.headers[draw.below(count)].clone();
+                let name = if draw.flag() { name.to_lowercase() } else { name };
+                let value = if draw.flag() { draw.text() } else { value };
+                let counts = !name.to_lowercase().starts_with("ce-");
+                message.headers.insert(draw.below(count), (name, value));
+                assert!(!self.deliver(&message) || !counts, "a header twice: {message:?}");
+            }
             _ => {
                 // Signed again, with a key that nobody believes.
                 let key = KeyPair::new_from_raw(KeyPairType::User, [draw.byte(); 32]).expect("a seed");
@@ -365,6 +469,7 @@ impl Stage {
             from_stream: draw.flag(),
         };
         assert!(!self.deliver(&message), "made up and believed: {message:?}");
+        self.look_for_overdue(0);
         let _ = (
             self.verifier.undeclared(),
             crate::seal::open(&self.reader, &draw.text(), draw.bytes()),
@@ -413,6 +518,15 @@ pub(super) fn sign(mut message: Message, key: &KeyPair) -> Message {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    proptest! {
+        #[test]
+        fn stories_of_any_bytes_hold(bytes in vec(any::<u8>(), 0..500)) {
+            super::verify(&bytes);
+        }
+    }
+
     #[test]
     fn good_messages_pass_through_the_harness() {
         // Four status changes, one of them sealed and read; then the first again.

@@ -47,7 +47,7 @@ impl Place {
             node: "n".to_owned(),
             epoch,
             begun,
-            began: None,
+            begun_anew: Vec::new(),
             trust_key: self.trust.as_ref().map(KeyPair::public_key),
             overlap_ms: OVERLAP_MS,
         };

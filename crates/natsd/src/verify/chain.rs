@@ -160,6 +160,19 @@ impl Chain {
         Ok(())
     }
 
+    /// It is heard only now that the numbers began anew before what came last. Whoever looks in order has then seen nothing
+    /// of the time before.
+    pub(super) fn has_begun(&mut self, run: u64, first: u64) {
+        if let Some(last) = &mut self.last
+            && last.run < run
+            && run <= last.epoch
+            && first <= last.seq
+        {
+            last.run = run;
+            self.holes.iter_mut().for_each(|missing| missing.hole.run = run);
+        }
+    }
+
     /// The epoch and the number that came last.
     pub(super) fn last(&self) -> Option<(u64, u64)> {
         self.last.map(|last| (last.epoch, last.seq))

@@ -27,14 +27,17 @@ pub(super) struct Declared {
 }
 
 impl Declared {
-    /// With this epoch the numbers have begun anew.
-    pub(super) fn begin(&mut self, epoch: u64, start: Start) {
+    /// With this epoch the numbers have begun anew. Whether that is news.
+    pub(super) fn begin(&mut self, epoch: u64, start: Start) -> bool {
+        let known = self.starts.len();
         self.starts.entry(epoch).or_insert(start);
+        let is_news = self.starts.len() > known;
         if self.starts.len() > MAX_STARTS
             && let Some((oldest, _)) = self.starts.pop_first()
         {
             self.lost.retain(|(run, _), _| *run != oldest);
         }
+        is_news
     }
 
     /// The epoch with which the numbers began of which this one is, said in `epoch`; and the first of them.

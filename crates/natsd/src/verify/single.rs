@@ -13,6 +13,9 @@ use serde_json::Value;
 use super::{Identity, MAX_BODY_LEN, MAX_HEADERS, MAX_HEADERS_LEN, Message};
 use crate::format;
 
+/// Losses of state of which one announcement may tell.
+const MAX_BEGUN: usize = 64;
+
 type Failed = (&'static str, String);
 
 pub(super) fn check_limits(message: &Message) -> Result<(), Failed> {
@@ -105,8 +108,8 @@ pub(super) fn never_ages(kind: Kind) -> bool {
 /// What an announcement says.
 pub(super) struct Announced {
     pub(super) record: KeyRecord,
-    /// When the node has lost its state at some time: the epoch with which its numbers began anew, and the first of them.
-    pub(super) began: Option<(u64, u64)>,
+    /// Epochs with which the numbers of the node began anew, since it had lost its state, and the first of them.
+    pub(super) begun: Vec<(u64, u64)>,
 }
 
 /// What a message announces of a key of its own node.
@@ -116,11 +119,12 @@ pub(super) fn announced(message: &Message, id: &Identity<'_>) -> Option<Announce
     }
     let body = serde_json::from_slice::<Value>(&message.body).ok()?;
     let mut body = format::native(message.header(header::CONTENT_TYPE), body);
-    let number = |name: &str| body["key"][name].as_u64();
-    let began = number("first_epoch").zip(number("first_seq"));
-    let began = began.filter(|(epoch, _)| *epoch <= id.epoch);
+    let begun = body["key"]["begun"].as_array().map_or(&[][..], Vec::as_slice);
+    let begun = begun.iter().take(MAX_BEGUN);
+    let begun = begun.filter_map(|begun| Some((begun[0].as_u64()?, begun[1].as_u64()?)));
+    let begun: Vec<_> = begun.filter(|(epoch, _)| *epoch <= id.epoch).collect();
     let record = serde_json::from_value::<KeyRecord>(body["key"].take()).ok()?;
-    (record.node == id.node).then_some(Announced { record, began })
+    (record.node == id.node).then_some(Announced { record, begun })
 }
 
 pub(super) fn identity(message: &Message) -> Option<Identity<'_>> {

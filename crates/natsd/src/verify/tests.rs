@@ -660,8 +660,7 @@ impl Node {
     fn announce_lost(&mut self, first_seq: u64) -> Message {
         let mut body = serde_json::to_value(self.record()).expect("a record");
         body["reason"] = "state_lost".into();
-        body["first_epoch"] = self.composer.epoch.into();
-        body["first_seq"] = first_seq.into();
+        body["begun"] = serde_json::json!([[self.composer.epoch, first_seq]]);
         self.say(&manager_event(Kind::KeyAnnouncement, "", NOW, 3, wrapped("key", &body)))
     }
 }
@@ -748,7 +747,7 @@ fn who_hears_only_of_a_later_start_knows_where_the_numbers_began() {
     let lost = node.change();
     node.composer.epoch = 901;
     let mut body = serde_json::to_value(node.record()).expect("a record");
-    (body["reason"], body["first_epoch"], body["first_seq"]) = ("start".into(), 900.into(), 1.into());
+    (body["reason"], body["begun"]) = ("start".into(), serde_json::json!([[900, 1]]));
     let event = manager_event(Kind::KeyAnnouncement, "", NOW, 3, wrapped("key", &body));
     let announced = node.say(&event);
     assert_eq!(verifier.hear(&announced).fate, Fate::Accept);
@@ -756,6 +755,26 @@ fn who_hears_only_of_a_later_start_knows_where_the_numbers_began() {
     assert_eq!(verifier.check(&change, NOW).fate, Fate::Accept);
     assert_eq!(verifier.check(&lost, NOW).fate, Fate::Accept, "it was only late");
     assert_eq!(state_holes(&verifier), [(0, 1, None)]);
+}
+
+#[test]
+fn who_sees_an_epoch_before_hearing_how_it_began_misses_nothing_for_that() {
+    let mut node = Node::new();
+    let mut verifier = node.verifier();
+    let announced = node.lose_state(900);
+    let changes: Vec<_> = (0..6).map(|_| node.change()).collect();
+    for place in [0, 2] {
+        assert_eq!(
+            verifier.check(&changes[place], NOW).fate,
+            Fate::Accept,
+            "the first epoch that is seen"
+        );
+    }
+    assert_eq!(verifier.check(&announced, NOW).fate, Fate::Accept);
+    for place in [3, 5, 1] {
+        assert_eq!(verifier.check(&changes[place], NOW).fate, Fate::Accept);
+    }
+    assert_eq!(state_holes(&verifier), [(900, 5, Some(6))]);
 }
 
 #[test]

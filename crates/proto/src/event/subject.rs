@@ -79,8 +79,9 @@ pub fn fits(kind: Kind, subject: &str) -> bool {
     most.is_some() && told(kind, &tokens) == most
 }
 
-/// The length of the end that subjects of this kind have, if this one has it.
-fn told(kind: Kind, tokens: &[&str]) -> Option<usize> {
+/// The length of the end that subjects of this kind have, if this one has it; of two that are as long, the one with more
+/// tokens of the key behind it.
+fn told(kind: Kind, tokens: &[&str]) -> Option<(usize, usize)> {
     let end: &[&str] = match kind {
         Kind::Keepalive => &["manager", "keepalive", "*"],
         Kind::StatusChange => &["agent", "*", "status_change"],
@@ -100,14 +101,21 @@ fn told(kind: Kind, tokens: &[&str]) -> Option<usize> {
         Kind::Archive => &["archives", "*"],
         Kind::DisconnectAlert => &["alerts", "agent_disconnected"],
         // Their keys are one token to three.
-        Kind::Agentless => return tokens.contains(&"agentless").then_some(1),
-        Kind::Osquery => return tokens.contains(&"osquery").then_some(1),
+        Kind::Agentless => return before_a_key("agentless", tokens),
+        Kind::Osquery => return before_a_key("osquery", tokens),
     };
     let begin = tokens.len().checked_sub(end.len())?;
     let mut pairs = tokens.iter().skip(begin).zip(end);
     pairs
         .all(|(token, wanted)| *wanted == "*" || token == wanted)
-        .then_some(end.len())
+        .then_some((end.len(), 0))
+}
+
+/// The first place of this token that has one token to three behind it.
+fn before_a_key(family: &str, tokens: &[&str]) -> Option<(usize, usize)> {
+    let is_it = |behind: &usize| tokens.iter().rev().nth(*behind) == Some(&family);
+    let behind = (1..=MAX_KEY_TOKENS).rev().find(is_it)?;
+    Some((1, behind))
 }
 
 /// The band of a rule level. NATS filters by subject only, so the band is part of it.
@@ -217,6 +225,13 @@ mod tests {
             for other in Kind::ALL {
                 assert_eq!(fits(other, &subject), other == kind, "{other:?} under {subject}");
             }
+        }
+        for key in ["agentless", "agentless.b", "a.agentless.b", "osquery.agentless.b"] {
+            let subject = of(&event(Kind::Osquery, key, 0), "wazuh.xdr", "n");
+            assert!(
+                fits(Kind::Osquery, &subject) && !fits(Kind::Agentless, &subject),
+                "{subject}"
+            );
         }
         assert!(!fits(Kind::StatusChange, "status_change"));
         // Agents, nodes and hosts that are called as a family is.
