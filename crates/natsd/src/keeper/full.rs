@@ -81,7 +81,7 @@ impl Keeper {
         if audit.is_empty() {
             return;
         }
-        if self.commit(&audit).is_ok() {
+        if self.commit_dear(&audit).is_ok() {
             self.untold.extend(audit.into_iter().map(Untold::from));
             self.tell();
         } else {
@@ -89,19 +89,22 @@ impl Keeper {
         }
     }
 
+    /// Commits these with what is our own and has room of its own, while there is none for the rest.
+    fn commit_dear(&mut self, batches: &[Batch]) -> Result<(), SpoolError> {
+        let full = self.disk.is_full();
+        let goes = |event: &mut Event| !full || event.class() == Class::Audit;
+        let dear: Vec<_> = self.own.extract_if(.., goes).collect();
+        let rest = std::mem::replace(&mut self.own, dear);
+        let committed = self.commit(batches);
+        self.own.extend(rest);
+        committed
+    }
+
     /// Commits what is our own, if anything is and the disk takes it.
     pub(super) fn commit_own(&mut self) {
-        let full = self.disk.is_full();
-        if !self.own.is_empty() && (full || !self.takes_nothing()) {
-            let goes = |event: &mut Event| !full || event.class() == Class::Audit;
-            let dear: Vec<_> = self.own.extract_if(.., goes).collect();
-            let rest = std::mem::replace(&mut self.own, dear);
-            // What fails is told where it fails, and tried again.
-            let committed = self.commit(&[]).is_ok();
-            self.own.extend(rest);
-            if committed {
-                self.tell_spilled();
-            }
+        // What fails is told where it fails, and tried again.
+        if !self.own.is_empty() && (self.disk.is_full() || !self.takes_nothing()) && self.commit_dear(&[]).is_ok() {
+            self.tell_spilled();
         }
         self.trim_own();
     }
@@ -164,3 +167,6 @@ impl Keeper {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;
