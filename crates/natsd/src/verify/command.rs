@@ -151,12 +151,16 @@ impl Verify {
             announcements.hear(&mut run.verifier).await;
             let mut streams = Vec::new();
             for name in &self.streams {
-                let mut stream = jetstream
+                let stream = jetstream
                     .get_stream(name)
                     .await
                     .with_context(|| format!("opening {name}"))?;
-                let begun_at = stream.info().await?.state.last_sequence;
-                streams.push((stream, 0, begun_at));
+                streams.push(Followed {
+                    stream,
+                    is_audit: name == Stream::Audit.name(),
+                    next: 0,
+                    looked: None,
+                });
             }
             let reading = self.read_on(&mut streams, run, &mut announcements);
             tokio::select! {
@@ -168,41 +172,56 @@ impl Verify {
 
     async fn read_on(
         &self,
-        streams: &mut [(jetstream::stream::Stream, u64, u64)],
+        streams: &mut [Followed],
         run: &mut Run,
         announcements: &mut Announcements,
     ) -> anyhow::Result<()> {
-        let mut looked = Instant::now();
         loop {
-            // What came while nobody looked may be of any age.
-            let was_away = looked.elapsed() > AWAY;
-            looked = Instant::now();
-            for (stream, next, begun_at) in &mut *streams {
-                let state = stream.info().await?.state.clone();
-                *next = state.first_sequence.max(*next);
-                while state.messages > 0 && *next <= state.last_sequence {
-                    match stream.get_raw_message(*next).await {
-                        Ok(raw) => {
-                            run.verifier.read_history(was_away || *next <= *begun_at);
-                            self.judge(&message(&raw), run, announcements).await;
-                        }
-                        // Deleted, or gone by age.
-                        Err(error) if error.kind() == jetstream::stream::RawMessageErrorKind::NoMessageFound => {}
-                        Err(error) => return Err(error).context("reading a message"),
-                    }
-                    *next += 1;
-                }
+            for followed in &mut *streams {
+                self.look(followed, run, announcements).await?;
             }
             if !self.follow {
-                return Ok(());
+                break;
             }
             run.tell_overdue(self.patience.saturating_mul(1000));
             tokio::time::sleep(POLL).await;
         }
+        // What is missing in the others may have been declared since.
+        for followed in streams.iter_mut().filter(|followed| followed.is_audit) {
+            self.look(followed, run, announcements).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is in a stream now and was not yet read.
+    async fn look(
+        &self,
+        followed: &mut Followed,
+        run: &mut Run,
+        announcements: &mut Announcements,
+    ) -> anyhow::Result<()> {
+        // What came while nobody looked may be of any age.
+        run.verifier
+            .read_history(followed.looked.is_none_or(|looked| looked.elapsed() > AWAY));
+        followed.looked = Some(Instant::now());
+        let state = followed.stream.info().await?.state.clone();
+        // However long it takes to read it: it was there then.
+        let now_ms = clock::unix_ms();
+        followed.next = state.first_sequence.max(followed.next);
+        while state.messages > 0 && followed.next <= state.last_sequence {
+            match followed.stream.get_raw_message(followed.next).await {
+                Ok(raw) => self.judge(&message(&raw), now_ms, run, announcements).await,
+                // Deleted, or gone by age.
+                Err(error) if error.kind() == jetstream::stream::RawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(error).context("reading a message"),
+            }
+            followed.next += 1;
+        }
+        Ok(())
     }
 
     /// Where messages still come, an announcement that one of them needs may come behind it.
-    async fn judge(&self, message: &Message, run: &mut Run, announcements: &mut Announcements) {
+    async fn judge(&self, message: &Message, now_ms: u64, run: &mut Run, announcements: &mut Announcements) {
         let needs = ["Muster-Kid", "Muster-Node", "Muster-Epoch"].map(|name| message.header(name).unwrap_or_default());
         let needs = needs.join(" ");
         let polls = if !self.follow || run.missed.contains(&needs) {
@@ -210,7 +229,7 @@ impl Verify {
         } else {
             MAX_POLLS
         };
-        let mut verdict = run.verifier.check(message, clock::unix_ms());
+        let mut verdict = run.verifier.check(message, now_ms);
         for poll in 0..polls {
             if !verdict.unannounced {
                 break;
@@ -219,13 +238,21 @@ impl Verify {
                 tokio::time::sleep(POLL).await;
             }
             announcements.hear(&mut run.verifier).await;
-            verdict = run.verifier.check(message, clock::unix_ms());
+            verdict = run.verifier.check(message, now_ms);
         }
         if verdict.unannounced && run.missed.len() < MAX_MISSED {
             run.missed.insert(needs);
         }
         run.note(message, &verdict);
     }
+}
+
+/// A stream, and how far it was read.
+struct Followed {
+    stream: jetstream::stream::Stream,
+    is_audit: bool,
+    next: u64,
+    looked: Option<Instant>,
 }
 
 /// Ends when somebody stops us.

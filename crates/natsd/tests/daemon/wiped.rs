@@ -74,6 +74,29 @@ fn wiped_spool_begins_an_epoch_that_is_believed_and_its_loss_is_told() {
     for announcement in [lost[0], announced(&audit, "start")[0]] {
         assert_eq!(body_of(announcement)["key"]["begun"], json!([[behind, 1]]));
     }
+    let restarts: Vec<_> = audit
+        .iter()
+        .filter(|message| body_of(message)["spool"]["reason"] == "restart")
+        .map(|message| {
+            let epoch = number(message, "Muster-Epoch");
+            (epoch, body_of(message)["spool"]["prev_last_seq"].clone())
+        })
+        .collect();
+    // What the one before has published last, of whichever stream, was the last; nobody knows it behind a wiped spool.
+    let highest = |epoch: u64| {
+        let all = block_on(async { Server::messages(&server.client().await, "MUSTER_KEEPALIVE").await });
+        let all = state.iter().chain(&audit).chain(&all);
+        let of_epoch = all.filter(|message| number(message, "Muster-Epoch") == epoch);
+        of_epoch.map(|message| number(message, "Muster-Seq")).max()
+    };
+    assert_eq!(
+        restarts,
+        [
+            (before, json!(0)),
+            (behind, json!(0)),
+            (behind + 1, json!(highest(behind)))
+        ]
+    );
     let last = state.iter().rfind(|message| number(message, "Muster-Epoch") == before);
     let last = number(last.expect("is there"), "Muster-Seq");
 
