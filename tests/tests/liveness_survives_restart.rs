@@ -32,6 +32,9 @@ fn check(end: fn(Daemon) -> Result<()>) -> Result<()> {
     home.wait_for_status("001", "active", SOON)?;
     let left = home.wait_for_status("002", "disconnected", SOON)?;
     home.wait_for_status("003", "never_connected", SOON)?;
+    nats.wait_for(STATE, "its goodbye is published", |stored| {
+        stored.subject == "wazuh.xdr.agent.002.status_change" && stored.body.contains(r#""current_status":1"#)
+    })?;
     let told = nats.stored(STATE)?.len();
 
     end(remoted)?;
