@@ -92,7 +92,7 @@ impl Home {
         let made = Command::new(&natsd)
             .arg("--home")
             .arg(path.path())
-            .args(["provision", "--share", "10"])
+            .args(["provision", "--share", "5"])
             .stdout(Stdio::null())
             .status()?;
         anyhow::ensure!(made.success(), "provisioning failed");

@@ -176,6 +176,11 @@ fn disk_full(site: &mut Site) {
     disk.fill();
     site.wait_until_degraded("the spool takes no events");
     disk.free();
+    // Whoever is killed before would make events anew of what the broker has from memory: they have no number on a disk.
+    wait_for("the disk takes everything again", || {
+        let held = site.home.facts().remove("held_events");
+        held.is_some_and(|held| held == "0") && !site.degraded().contains("the spool takes no events")
+    });
 }
 
 fn stream_deleted(site: &mut Site) {
