@@ -221,14 +221,12 @@ impl Publisher {
                 end = session.run(stop) => end,
                 never = drift::run(&client, self) => match never {},
                 never = claims::run(&client, &self.shared) => match never {},
-                never = drift::run(&client, self) => match never {},
             };
         };
         let end = tokio::select! {
             end = session.run(stop) => end,
             never = drift::run(&client, self) => match never {},
             never = claims::run(&client, &self.shared) => match never {},
-            never = drift::run(&client, self) => match never {},
             why = fence.keep(&client, &self.report) => return End::Lost(why),
             never = mirror::run(&client, &self.shared, &self.node) => match never {},
         };
