@@ -285,3 +285,33 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::full::tests::Stage;
+
+    #[test]
+    fn stepped_clock_is_an_act_and_told_at_once() {
+        const HOUR_MS: u64 = 3_600_000;
+        let directory = tempfile::tempdir().expect("directory");
+        let mut stage = Stage::new(directory.path());
+        stage.keeper.tidy();
+        let begun = clock::unix_ms().saturating_sub(HOUR_MS);
+        stage.keeper.steps.look(begun, clock::monotonic_ms());
+        stage.keeper.tidy();
+        let trail = std::fs::read_to_string(directory.path().join("audit.json")).expect("a trail");
+        let lines = trail
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let steps: Vec<_> = lines.filter(|line| line["act"] == "clock_stepped").collect();
+        assert_eq!(steps.len(), 1);
+        let by_ms = steps[0]["detail"]["by_ms"].as_u64().expect("a number");
+        assert!(by_ms.abs_diff(HOUR_MS) < 1000, "{by_ms}");
+        let told = stage.keeper.shared.spool().waiting(Stream::Keepalive, 0, usize::MAX);
+        let told = told.iter().map(|place| place.read().expect("reads").body);
+        let told = told.map(|body| serde_json::from_slice::<Value>(&body).expect("JSON")["health"].take());
+        let told: Vec<_> = told.filter(|health| health["reason"] == CLOCK_STEP).collect();
+        assert_eq!((told.len(), &told[0]["clock_step_ms"]), (1, &json!(by_ms)));
+    }
+}

@@ -27,15 +27,15 @@ const NODE: &str = "mgr-a";
 const BODY_LEN: usize = 8000;
 
 /// A keeper, and a broker that takes what it is given.
-struct Stage {
-    keeper: Keeper,
+pub(in crate::keeper) struct Stage {
+    pub(in crate::keeper) keeper: Keeper,
     number: u64,
     /// What the broker has of each stream, in order.
     stored: BTreeMap<Stream, Vec<Message>>,
 }
 
 impl Stage {
-    fn new(directory: &Path) -> Self {
+    pub(in crate::keeper) fn new(directory: &Path) -> Self {
         let limits = Limits {
             max_bytes: 2 * SEGMENT_LEN,
             max_age_ms: u64::MAX / 4,
