@@ -9,6 +9,7 @@ mod delivery;
 mod disk;
 mod faults;
 mod findings;
+mod full;
 mod hostile;
 mod jwt;
 mod logins;
