@@ -83,7 +83,11 @@ impl Stage {
         let keys = KeyStore::new(file);
         let registered = keys.live().iter().map(|entry| (entry.id.clone(), 0)).collect();
         Self {
-            registry: Registry { keys, registered },
+            registry: Registry {
+                keys,
+                registered,
+                leases: None,
+            },
             now: 1_000_000,
             max_agents,
             has_password: choice & 8 != 0,

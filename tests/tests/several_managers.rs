@@ -24,16 +24,26 @@ struct Manager {
 }
 
 impl Manager {
-    fn new(nats: &Nats, node: &'static str) -> Result<Self> {
+    fn new(nats: &Nats, node: &'static str, ownership: &str) -> Result<Self> {
         let home = Home::publishing_to(&nats.url())?;
         home.set_in("nats", &format!("<node_name>{node}</node_name>"))?;
-        home.set_in("nats", "<ownership/>")?;
+        home.set_in("nats", ownership)?;
         home.set_in("remote", PATIENT)?;
         Ok(Self {
             node,
             home,
             daemons: vec![],
         })
+    }
+
+    /// Makes the streams and buckets.
+    fn provision(&self) -> Result<()> {
+        let made = std::process::Command::new(self.home.program("muster-natsd"))
+            .args(["--home".as_ref(), self.home.path().as_os_str()])
+            .args(["provision", "--share", "1"])
+            .output()?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Ok(())
     }
 
     fn start(&mut self, daemon: &str) -> Result<()> {
@@ -68,12 +78,9 @@ fn is_change(stored: &Stored, node: &str, words: &str) -> bool {
 #[test]
 fn agent_that_moves_between_managers_is_told_of_by_one_of_them() -> Result<()> {
     let nats = Nats::without_streams()?;
-    let (mut a, mut b) = (Manager::new(&nats, "mgr-a")?, Manager::new(&nats, "mgr-b")?);
-    let made = std::process::Command::new(a.home.program("muster-natsd"))
-        .args(["--home".as_ref(), a.home.path().as_os_str()])
-        .args(["provision", "--share", "1"])
-        .output()?;
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let new = |node| Manager::new(&nats, node, "<ownership/>");
+    let (mut a, mut b) = (new("mgr-a")?, new("mgr-b")?);
+    a.provision()?;
     a.start("authd")?;
     let key = a.home.enroll("web-01")?;
     fs::write(b.home.path().join("etc/client.keys"), a.home.client_keys()?)?;
@@ -125,5 +132,40 @@ fn agent_that_moves_between_managers_is_told_of_by_one_of_them() -> Result<()> {
             .any(|stored| stored.subject.ends_with("agent_disconnected")),
         "there is nothing to be alarmed at"
     );
+    Ok(())
+}
+
+#[test]
+fn two_managers_never_give_the_same_id() -> Result<()> {
+    let mut nats = Nats::without_streams()?;
+    let new = |node| Manager::new(&nats, node, "<ownership ids=\"yes\"/>");
+    let (mut a, mut b) = (new("mgr-a")?, new("mgr-b")?);
+    a.provision()?;
+    a.start("authd")?;
+    let degraded = a.home.status("authd")?["degraded"].to_string();
+    ensure!(degraded.contains("no id is left"), "{degraded}");
+    ensure!(a.home.enroll("too-early").is_err(), "there are no ids to give");
+    let leased = |manager: &Manager| {
+        let what = format!("ids are leased to {}", manager.node);
+        wait::until_true(&what, SOON, || {
+            Ok(manager.home.status("authd")?["facts"]["leased_ids_left"] == "256")
+        })
+    };
+    a.start("natsd")?;
+    leased(&a)?;
+    b.start("authd")?;
+    b.start("natsd")?;
+    leased(&b)?;
+    let ids = |manager: &Manager, names: [&str; 2]| -> Result<Vec<String>> {
+        names.iter().map(|name| Ok(manager.home.enroll(name)?.id)).collect()
+    };
+    ensure!(ids(&a, ["a-1", "a-2"])? == ["001", "002"]);
+    ensure!(ids(&b, ["b-1", "b-2"])? == ["257", "258"]);
+    // Nobody has to be asked for a block that is ours, not even after a restart.
+    nats.kill()?;
+    a.daemons.clear();
+    a.start("authd")?;
+    ensure!(ids(&a, ["a-3", "a-4"])? == ["003", "004"]);
+    ensure!(ids(&b, ["b-3", "b-4"])? == ["259", "260"]);
     Ok(())
 }

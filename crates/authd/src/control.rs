@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use muster_proto::{
     agent::AgentId,
     enrollment::{Rejection, group::MAX_GROUPS},
-    ipc::control::{DaemonStatus, GroupMode, MAX_GROUP_CHANGES, QueueStatus, Request, Response},
+    ipc::control::{DaemonStatus, GroupMode, IdBlocks, MAX_GROUP_CHANGES, QueueStatus, Request, Response},
 };
 use muster_service::{
     Reloader,
@@ -21,6 +21,7 @@ use crate::{
     cli::Cli,
     enroll::Enroller,
     groups,
+    leases::Block,
     live::{Live, Password},
     store::{self, GroupsOutcome, GroupsPage, StoreGone},
 };
@@ -60,6 +61,30 @@ impl Handler for Control {
         if store.owes_rows {
             degraded.push("the enrollment database lags behind the key file; see the log".to_owned());
         }
+        if store.free_ids == Some(0) {
+            degraded.push(
+                "no id is left to give, new agents are refused: natsd leases ids, and must reach authd and NATS"
+                    .to_owned(),
+            );
+        }
+        let mut facts = vec![
+            ("agents".to_owned(), store.agents.to_string()),
+            ("password".to_owned(), password_fact(live.password.as_ref()).to_owned()),
+            (
+                "natsd".to_owned(),
+                if outbox.connected {
+                    "connected"
+                } else {
+                    "away: events wait"
+                }
+                .to_owned(),
+            ),
+        ];
+        facts.extend(
+            store
+                .free_ids
+                .map(|free| ("leased_ids_left".to_owned(), free.to_string())),
+        );
         DaemonStatus {
             ready: !store.cannot_write,
             degraded,
@@ -72,19 +97,7 @@ impl Handler for Control {
                 outbox.queue(),
             ],
             counters: self.enroller.counters.values(),
-            facts: vec![
-                ("agents".to_owned(), store.agents.to_string()),
-                ("password".to_owned(), password_fact(live.password.as_ref()).to_owned()),
-                (
-                    "natsd".to_owned(),
-                    if outbox.connected {
-                        "connected"
-                    } else {
-                        "away: events wait"
-                    }
-                    .to_owned(),
-                ),
-            ],
+            facts,
             ..self.status.status()
         }
     }
@@ -136,6 +149,14 @@ impl Handler for Control {
     async fn handle(&self, request: Request, _: Peer) -> Answer {
         match request {
             Request::Groups { after, limit } => self.groups(after, limit).await,
+            Request::IdBlocks => {
+                let store = self.enroller.store().status();
+                Response::IdBlocks(IdBlocks {
+                    free: store.free_ids,
+                    highest: store.highest_number,
+                })
+            }
+            Request::AddIdBlock { first, count } => self.take_block(Block { first, count }).await,
             Request::SetGroups { agents, groups, mode } => self.set_groups(agents, groups, mode).await,
             _ => Response::Unknown,
         }
@@ -150,6 +171,14 @@ impl Control {
     async fn groups(&self, after: Option<AgentId>, limit: u32) -> Response {
         let limit = limit.min(MAX_GROUPS_PAGE) as usize;
         answer(self.enroller.store().groups(after, limit).await)
+    }
+
+    async fn take_block(&self, block: Block) -> Response {
+        match self.enroller.store().take_block(block).await {
+            Ok(Ok(())) => Response::Done(format!("{} ids from {} on", block.count, block.first)),
+            Ok(Err(why)) => Response::Failed(why),
+            Err(gone) => Response::Failed(gone.to_string()),
+        }
     }
 
     async fn set_groups(&self, agents: Vec<AgentId>, named: Vec<String>, mode: GroupMode) -> Response {

@@ -18,6 +18,7 @@ use thiserror::Error;
 use crate::{
     change::{Agent, Change},
     groups,
+    leases::Block,
 };
 
 /// The form of the tables.
@@ -30,6 +31,10 @@ const SCHEMA: &str = "
         groups TEXT NOT NULL,
         method TEXT NOT NULL
     ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS id_blocks (
+        first INTEGER PRIMARY KEY,
+        count INTEGER NOT NULL
+    );
 ";
 
 /// Why the database did not do as told.
@@ -179,6 +184,29 @@ impl Database {
             outbox::append(&transaction, event)?;
         }
         Ok(transaction)
+    }
+
+    /// The blocks of ids that are ours alone, in their order.
+    pub fn blocks(&self) -> Result<Vec<Block>, DatabaseError> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT first, count FROM id_blocks ORDER BY first")?;
+        let blocks = statement.query_map([], |row| {
+            Ok(Block {
+                first: row.get(0)?,
+                count: row.get(1)?,
+            })
+        })?;
+        Ok(blocks.collect::<Result<_, _>>()?)
+    }
+
+    /// One more.
+    pub fn add_block(&self, block: Block) -> Result<(), DatabaseError> {
+        self.connection.execute(
+            "INSERT INTO id_blocks (first, count) VALUES (?1, ?2)",
+            params![block.first, block.count],
+        )?;
+        Ok(())
     }
 
     /// Makes rows without a word to anybody.

@@ -14,6 +14,7 @@ use crate::{
     database::{Database, DatabaseError, Row},
     file::replace_lazily,
     keystore::{KeyStore, Trace},
+    leases::{Block, Leases},
     merge::{Found, merge},
     reconcile::{Reconciled, reconcile},
     registry::{Ask, GivesWay, KnownLiveness, Method, Policy, Registry, Verdict},
@@ -101,7 +102,7 @@ impl Ledger {
         let mut ledger = Self {
             registry: Registry {
                 keys: KeyStore::new(parsed),
-                registered: Default::default(),
+                ..Registry::default()
             },
             text,
             database,
@@ -145,6 +146,35 @@ impl Ledger {
             changed_while_away = changes.len(),
             "agents are loaded"
         );
+        Ok(())
+    }
+
+    /// From now on new agents get ids of blocks that are ours alone: those that were handed over before, and those that
+    /// follow.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn give_only_leased_ids(&mut self) -> anyhow::Result<()> {
+        let mut leases = Leases::default();
+        for block in self.database.blocks().context("reading the blocks of ids")? {
+            leases.add(block, &self.registry.keys).context("the blocks of ids")?;
+        }
+        self.registry.leases = Some(leases);
+        Ok(())
+    }
+
+    /// Takes one more block of ids over, durably.
+    ///
+    /// # Errors
+    /// Why not, for people. Nothing has changed.
+    pub fn take_block(&mut self, block: Block) -> anyhow::Result<()> {
+        let Some(leases) = &mut self.registry.leases else {
+            anyhow::bail!("ids are not leased here; see <ownership ids>");
+        };
+        let mut with = leases.clone();
+        with.add(block, &self.registry.keys)?;
+        self.database.add_block(block)?;
+        *leases = with;
         Ok(())
     }
 

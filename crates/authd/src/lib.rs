@@ -26,6 +26,7 @@ pub mod get_config;
 pub mod groups;
 pub mod host_check;
 pub mod keystore;
+pub mod leases;
 pub mod ledger;
 pub mod live;
 pub mod liveness;

@@ -16,7 +16,10 @@ use muster_proto::{
     keys::{Secret, file::KeyEntry},
 };
 
-use crate::keystore::{KeyStore, Trace};
+use crate::{
+    keystore::{KeyStore, Trace},
+    leases::Leases,
+};
 
 /// How an agent came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +147,8 @@ pub struct Registry {
     pub keys: KeyStore,
     /// Unix seconds of registration, by id. 0 = unknown, so long ago.
     pub registered: HashMap<AgentId, i64>,
+    /// The ids that are ours to give, where several managers share a fleet. Without: all of them.
+    pub leases: Option<Leases>,
 }
 
 impl Registry {
@@ -174,7 +179,7 @@ impl Registry {
 
         let left = self.keys.live().len().saturating_sub(gives_way.len());
         let is_full = policy.max_agents > 0 && left >= policy.max_agents as usize;
-        if is_full || (ask.id.is_none() && self.keys.next_id().is_none()) {
+        if is_full || (ask.id.is_none() && self.next_id().is_none()) {
             return Err(Verdict::Refuse(Refused::Full));
         }
         Ok(gives_way)
@@ -241,7 +246,10 @@ impl Registry {
             }
             self.forget_if_gone(&agent.id);
         }
-        let id = ask.id.clone().or_else(|| self.keys.next_id())?;
+        let id = ask.id.clone().or_else(|| self.next_id())?;
+        if let Some(leases) = &mut self.leases {
+            leases.took(&id);
+        }
         let entry = KeyEntry {
             id,
             name: ask.name.clone(),
@@ -251,6 +259,14 @@ impl Registry {
         self.keys.add(entry.clone());
         self.registered.insert(entry.id.clone(), now);
         Some((entry, gone))
+    }
+
+    /// The id that the next new agent gets, if there is one left.
+    pub fn next_id(&self) -> Option<AgentId> {
+        match &self.leases {
+            Some(leases) => leases.next_id(&self.keys),
+            None => self.keys.next_id(),
+        }
     }
 
     /// Removes an agent.

@@ -165,7 +165,10 @@ fn open(running: &mut Running, cli: Cli, doors: Doors) -> anyhow::Result<()> {
         database: paths::ENROLLMENT_DB.into(),
         timestamps: paths::AGENTS_TIMESTAMP.into(),
     };
-    let ledger = Ledger::open(&places, events.clone(), clock::unix_ms())?;
+    let mut ledger = Ledger::open(&places, events.clone(), clock::unix_ms())?;
+    if running.settings.nats.leases_ids() {
+        ledger.give_only_leased_ids()?;
+    }
     let outbox = start_outbox(running, places.database)?;
     let policy = doors.live.store_policy(&manager_name);
     let (store, store_end) =

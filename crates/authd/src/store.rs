@@ -31,6 +31,7 @@ use crate::{
     counters::Counters,
     database::DatabaseError,
     keystore::Trace,
+    leases::Block,
     ledger::Ledger,
     registry::{Ask, KnownLiveness, Method, Refused},
 };
@@ -124,6 +125,10 @@ enum Command {
         mode: GroupMode,
         reply: oneshot::Sender<GroupsOutcome>,
     },
+    TakeBlock {
+        block: Block,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     Tell(Box<Event>),
     SetPolicy(StorePolicy),
     Stop,
@@ -143,7 +148,13 @@ struct Shared {
     agents: AtomicU64,
     owes_rows: AtomicBool,
     cannot_write: AtomicBool,
+    /// Ids that are left, where they are leased; [`NOT_LEASED`] elsewhere.
+    free_ids: AtomicU64,
+    highest_number: AtomicU64,
 }
+
+/// New agents get any id that is free.
+const NOT_LEASED: u64 = u64::MAX;
 
 /// How the store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +167,10 @@ pub struct StoreStatus {
     pub cannot_write: bool,
     /// Whether the database lags behind the file.
     pub owes_rows: bool,
+    /// Ids that are left, where they are leased.
+    pub free_ids: Option<u32>,
+    /// The highest number that an agent has or had.
+    pub highest_number: u32,
 }
 
 /// The thread has ended; the daemon is about to.
@@ -238,6 +253,11 @@ impl Store {
         .await
     }
 
+    /// Takes over a block of ids.
+    pub async fn take_block(&self, block: Block) -> Result<Result<(), String>, StoreGone> {
+        self.ask(|reply| Command::TakeBlock { block, reply }).await
+    }
+
     /// Takes a key back that could not be delivered.
     pub async fn withdraw(&self, entry: &KeyEntry) {
         let command = Command::Withdraw {
@@ -274,6 +294,8 @@ impl Store {
             waiting: QUEUE_LEN.saturating_sub(self.commands.capacity()),
             cannot_write: self.shared.cannot_write.load(Ordering::Relaxed),
             owes_rows: self.shared.owes_rows.load(Ordering::Relaxed),
+            free_ids: u32::try_from(self.shared.free_ids.load(Ordering::Relaxed)).ok(),
+            highest_number: u32::try_from(self.shared.highest_number.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
         }
     }
 

@@ -62,6 +62,7 @@ mod tests {
             registered: [("001", 1_795_242_600), ("002", 0)]
                 .map(|(id, at)| (AgentId::new(id), at))
                 .into(),
+            leases: None,
         };
         let zone = TimeZone::fixed(jiff::tz::offset(2));
         let text = format(&registry, &zone);

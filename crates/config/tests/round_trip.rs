@@ -334,6 +334,7 @@ fn nats() -> impl Strategy<Value = Nats> {
         ) = (others.0, others.1, others.2, others.3, others.4);
         nats.ownership = nats.kv.as_ref().map(|kv| Ownership {
             bucket: kv.bucket.clone(),
+            ids: kv.enabled,
         });
         (nats.encrypt_messages, nats.message_signing, nats.audit_logging) = (flags[1], flags[2], flags[3]);
         (nats.control.enabled, nats.control.destroy) = (flags[4], flags[5]);

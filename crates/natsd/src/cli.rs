@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use muster_config::{HomeKind, Layout, Nats, Settings, SpoolFsync, home_kind};
+use muster_config::{HomeKind, Layout, Nats, Settings, home_kind};
 use muster_proto::paths;
 use muster_service::{Common, FileAccess, Running, Startup, clock, ipc};
 use serde_json::json;
@@ -415,7 +415,7 @@ fn limits(nats: &Nats) -> Limits {
             nats.spool.max_bytes.min(HISTORY_BYTES)
         },
         max_age_ms: u64::try_from(nats.spool.max_age.as_millis()).unwrap_or(u64::MAX),
-        sync: nats.spool.fsync != SpoolFsync::Never,
+        sync: nats.spool.fsync,
     }
 }
 

@@ -212,7 +212,8 @@ impl Keeper {
         let weigh = |batch: &Batch| batch.events.iter().map(|event| event.event.body.len()).sum::<usize>();
         let (mut count, mut bytes) = (first.events.len(), weigh(&first));
         let mut batches = vec![first];
-        while count < MAX_COMMIT_EVENTS && bytes < MAX_COMMIT_BYTES {
+        let gathers = self.shared.spool().gathers();
+        while gathers && count < MAX_COMMIT_EVENTS && bytes < MAX_COMMIT_BYTES {
             let Ok(next) = self.batches.try_recv() else { break };
             count += next.events.len();
             bytes += weigh(&next);

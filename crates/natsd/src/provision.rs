@@ -16,7 +16,7 @@ use muster_service::{Common, command_line};
 use serde_json::{Map, Value, json};
 
 use self::wanted::{CONSUMERS, bucket_config, buckets, stream_config};
-use crate::publish::connection;
+use crate::publish::{connection, leases};
 
 /// How long the broker may take for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -97,6 +97,9 @@ impl Provision {
             .collect();
         if self.with.contains(&With::Kv) {
             wanted.extend(buckets(nats).map(|bucket| bucket_config(&bucket, self.replicas)));
+            if nats.leases_ids() {
+                wanted.push(bucket_config(leases::IDS, self.replicas));
+            }
         }
         for config in &wanted {
             differences.extend(self.one_stream(client, config, &nats.subject_prefix).await?);

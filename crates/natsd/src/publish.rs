@@ -14,6 +14,7 @@ pub(crate) mod drift;
 pub(crate) mod fence;
 pub(crate) mod kv;
 mod lane;
+pub(crate) mod leases;
 mod mirror;
 mod pace;
 mod session;
@@ -221,12 +222,14 @@ impl Publisher {
                 end = session.run(stop) => end,
                 never = drift::run(&client, self) => match never {},
                 never = claims::run(&client, &self.shared) => match never {},
+                never = leases::run(&client, self.fleet(), &self.node) => match never {},
             };
         };
         let end = tokio::select! {
             end = session.run(stop) => end,
             never = drift::run(&client, self) => match never {},
             never = claims::run(&client, &self.shared) => match never {},
+            never = leases::run(&client, self.fleet(), &self.node) => match never {},
             why = fence.keep(&client, &self.report) => return End::Lost(why),
             never = mirror::run(&client, &self.shared, &self.node) => match never {},
         };
@@ -234,6 +237,12 @@ impl Publisher {
             fence.release(&client).await;
         }
         end
+    }
+
+    /// The fleet that ids are leased for, if they are.
+    fn fleet(&self) -> Option<&str> {
+        let ownership = self.nats.ownership.as_ref().filter(|ownership| ownership.ids)?;
+        Some(&ownership.bucket)
     }
 
     /// Waits until the name of this manager is ours. Nothing when nobody looks after names.

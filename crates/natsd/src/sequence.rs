@@ -6,6 +6,7 @@
 
 use std::{io, path::Path};
 
+use muster_proto::event::body::MAX_SEQUENCE;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -125,6 +126,9 @@ impl Sequencer {
 
     /// The next sequence. The reservation behind it is on the disk.
     pub(crate) fn next(&mut self) -> Result<u64, SpoolError> {
+        if self.next > MAX_SEQUENCE {
+            return Err(SpoolError::Exhausted);
+        }
         if self.next + RESERVE / 2 > self.reserved_upto {
             self.reserve_ahead();
         }
@@ -215,6 +219,21 @@ impl Sequencer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn number_that_a_reader_of_json_would_not_keep_is_not_given_out() {
+        let directory = tempfile::tempdir().expect("directory");
+        let recovered = Recovered {
+            last_seq: MAX_SEQUENCE - 1,
+            ..Recovered::default()
+        };
+        let mut sequencer = open(directory.path(), &recovered);
+        let given: Vec<_> = std::iter::from_fn(|| sequencer.next().ok()).take(3).collect();
+        assert!(
+            given.iter().all(|number| *number <= MAX_SEQUENCE) && given.len() < 3,
+            "{given:?}"
+        );
+    }
 
     const NOW_S: u64 = 1_795_243_200;
 

@@ -37,6 +37,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use muster_config::SpoolFsync;
 use muster_proto::event::{Class, Kind, Stream};
 use thiserror::Error;
 
@@ -76,8 +77,8 @@ pub(crate) struct Limits {
     pub(crate) max_bytes: u64,
     /// Age at which an event that may be dropped is dropped, in milliseconds.
     pub(crate) max_age_ms: u64,
-    /// Whether a commit waits for the disk.
-    pub(crate) sync: bool,
+    /// When it is forced to the disk.
+    pub(crate) sync: SpoolFsync,
 }
 
 /// Why the spool did not do as told.
@@ -94,6 +95,9 @@ pub(crate) enum SpoolError {
     /// Nothing that may be dropped is left.
     #[error("the spool is full of events that must not be dropped: {used} of {limit} bytes")]
     Full { used: u64, limit: u64 },
+    /// There is no number for another event.
+    #[error("all sequence numbers are used up: give this manager another <node_name> and an empty spool")]
+    Exhausted,
     /// It is not yet time to try the disk again.
     #[error("the disk took nothing a moment ago")]
     Again,
@@ -112,6 +116,16 @@ pub(crate) struct Depth {
     pub(crate) dropped: u64,
     /// Records found damaged at the start.
     pub(crate) damaged: u64,
+}
+
+impl Depth {
+    /// Age of the oldest event that waits, in seconds; 0 when none does.
+    pub(crate) fn age_s(&self, now_ms: u64) -> u64 {
+        match self.oldest_ms {
+            0 => 0,
+            oldest => now_ms.saturating_sub(oldest) / 1000,
+        }
+    }
 }
 
 /// See the module.
@@ -366,6 +380,15 @@ impl Spool {
             dropped: self.dropped,
             damaged: self.damaged,
         }
+    }
+
+    /// Whether what different daemons sent is forced to the disk together.
+    pub(crate) fn gathers(&self) -> bool {
+        self.limits.sync != SpoolFsync::Each
+    }
+
+    fn waits_for_disk(&self) -> bool {
+        self.limits.sync != SpoolFsync::Never
     }
 
     /// How many bytes it may take.

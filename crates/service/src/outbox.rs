@@ -6,7 +6,8 @@
 //!
 //! When natsd stays away, the outbox grows to [`Bound`]. Beyond it, the oldest keepalives, key look-ups (which strangers
 //! can cause), archived log lines and osquery logs are dropped first and counted; status changes, enrollments and all
-//! other events are never dropped, so an outbox of nothing but those grows until the disk is full.
+//! other events are never dropped, so an outbox of nothing but those grows until the disk is full. An event that is larger
+//! than any message may be is not kept at all: it is counted, and named in the log.
 //!
 //! ```
 //! use muster_proto::event::{Event, Kind};
@@ -29,7 +30,7 @@ mod sender;
 mod traced;
 
 use muster_proto::{
-    event::{Event, Kind},
+    event::{Event, Kind, body::MAX_BODY_LEN},
     ipc::{VERSION, codec, events::NumberedEvent},
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -67,9 +68,6 @@ pub enum OutboxError {
     /// The database failed.
     #[error("outbox: database failed")]
     Database(#[from] rusqlite::Error),
-    /// An event that no frame can carry.
-    #[error("outbox: event of {0} bytes is over the limit of {MAX_EVENT_LEN}")]
-    TooLong(usize),
     /// No randomness for a new incarnation.
     #[error("outbox: the system gave no random number: {0}")]
     Random(getrandom::Error),
@@ -102,7 +100,7 @@ pub struct Contents {
     pub events: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Events dropped because the outbox was full, since it was created.
+    /// Events dropped because the outbox was full or they were too large, since it was created.
     pub dropped: u64,
 }
 
@@ -136,25 +134,49 @@ pub fn append_within(database: &Connection, event: &Event, bound: Bound) -> Resu
 pub fn append_all_within(database: &Connection, events: &[Event], bound: Bound) -> Result<u64, OutboxError> {
     let mut insert = database.prepare_cached("INSERT INTO outbox (droppable, bytes, event) VALUES (?1, ?2, ?3)")?;
     let mut sum = 0_i64;
+    let mut refused = 0;
     for event in events {
-        let blob = codec::encode(VERSION, &Traced::new(event)).map_err(|_| OutboxError::TooLong(event.body.len()))?;
-        if blob.len() > MAX_EVENT_LEN {
-            return Err(OutboxError::TooLong(blob.len()));
-        }
+        let Some(blob) = encoded(event) else {
+            // Its number is used up all the same: by that natsd knows that something is missing, and tells.
+            insert.execute(params![true, 0, [0_u8; 0]])?;
+            let number = database.last_insert_rowid();
+            database
+                .prepare_cached("DELETE FROM outbox WHERE number = ?1")?
+                .execute([number])?;
+            tracing::error!(
+                number,
+                kind = event.kind.type_name(),
+                subject_key = event.subject_key.escape_default().to_string(),
+                bytes = event.body.len(),
+                limit = MAX_BODY_LEN,
+                "an event is larger than any message may be, and is dropped"
+            );
+            refused += 1;
+            continue;
+        };
         let length = signed_len(blob.len());
         insert.execute(params![is_droppable(event.kind), length, blob])?;
         sum = sum.saturating_add(length);
     }
     let number = unsigned(database.last_insert_rowid());
     let (events, bytes) = database
-        .prepare_cached("UPDATE outbox_state SET events = events + ?1, bytes = bytes + ?2 RETURNING events, bytes")?
-        .query_row([signed_len(events.len()), sum], |row| {
+        .prepare_cached(
+            "UPDATE outbox_state SET events = events + ?1, bytes = bytes + ?2, dropped = dropped + ?3
+             RETURNING events, bytes",
+        )?
+        .query_row([signed_len(events.len()) - refused, sum, refused], |row| {
             Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)))
         })?;
     if events > bound.events || bytes > bound.bytes {
         make_room(database)?;
     }
     Ok(number)
+}
+
+/// As it is kept, if a message can carry it. One that natsd must refuse would keep back all behind it.
+fn encoded(event: &Event) -> Option<Vec<u8>> {
+    let blob = codec::encode(VERSION, &Traced::new(event)).ok()?;
+    (event.body.len() <= MAX_BODY_LEN && blob.len() <= MAX_EVENT_LEN).then_some(blob)
 }
 
 /// What is in it.
@@ -197,10 +219,10 @@ fn read_behind(database: &Connection, behind: u64, max_events: usize, max_bytes:
         batch.last = number;
         match decode(blob) {
             Some(event) => batch.events.push((NumberedEvent { number, event }, blob.len())),
-            // Written by a newer release that was taken back; it goes when those behind it are taken.
+            // Written by a newer release that was taken back, or by one that knew no limit; it goes when those behind it are taken.
             None => tracing::warn!(
                 number,
-                "an event in the outbox is not of this release and cannot be sent"
+                "an event in the outbox is not of this release, or too large, and cannot be sent"
             ),
         }
     }
@@ -209,7 +231,8 @@ fn read_behind(database: &Connection, behind: u64, max_events: usize, max_bytes:
 
 fn decode(blob: &[u8]) -> Option<Event> {
     let (frame, _) = codec::split(blob, codec::MAX_PAYLOAD_LEN).ok()??;
-    codec::decode(frame.payload).ok()
+    let event: Event = codec::decode(frame.payload).ok()?;
+    (event.body.len() <= MAX_BODY_LEN).then_some(event)
 }
 
 /// Deletes everything up to a number, in one transaction with its place in the sums.

@@ -3,6 +3,7 @@ use std::{fs, path::Path};
 use muster_proto::enrollment::{force::Rules, request::GivenAddress};
 
 use super::*;
+use crate::registry::Refused;
 
 const NOW_MS: u64 = 1_795_242_600_000;
 const POLICY: Policy<'static> = Policy {
@@ -450,4 +451,39 @@ fn remove_database(directory: &Path) {
     for name in ["enrollment.db", "enrollment.db-wal", "enrollment.db-shm"] {
         let _ = fs::remove_file(directory.join(name));
     }
+}
+
+#[test]
+fn leased_ids_are_given_from_blocks_that_outlive_a_restart_and_a_failed_write() {
+    let home = Home::new();
+    let leased = || {
+        let mut ledger = home.open();
+        ledger.give_only_leased_ids().expect("reads");
+        ledger
+    };
+    let block = |first| Block { first, count: 2 };
+    enroll(&mut home.open(), &ask("a1", "any")).expect("committed");
+    let mut ledger = leased();
+    let verdict = ledger.decide(&ask("b1", "any"), &KnownLiveness::new(), &POLICY, NOW_MS);
+    assert_eq!(verdict, Verdict::Refuse(Refused::Full));
+    ledger.take_block(block(300)).expect("fits");
+    assert!(ledger.take_block(block(301)).is_err(), "one of them is in the other");
+    break_writing(&home);
+    enroll(&mut ledger, &ask("b1", "any")).expect_err("cannot be written");
+    mend_writing(&home);
+    assert_eq!(
+        ledger.registry().next_id(),
+        Some(AgentId::new("301")),
+        "what was refused may be left out"
+    );
+    let mut ledger = leased();
+    for id in ["300", "301"] {
+        let entry = enroll(&mut ledger, &ask(&format!("new-{id}"), "any")).expect("committed");
+        assert_eq!(entry.id.as_str(), id);
+    }
+    let mut ledger = leased();
+    assert_eq!(ledger.registry().next_id(), None);
+    ledger.take_block(block(500)).expect("fits");
+    assert_eq!(ledger.registry().next_id(), Some(AgentId::new("500")));
+    assert!(home.open().take_block(block(700)).is_err(), "ids are not leased there");
 }

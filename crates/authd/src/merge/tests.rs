@@ -8,7 +8,11 @@ const NOW: i64 = 1000;
 fn registry(text: &str) -> Registry {
     let keys = KeyStore::new(file::parse(text.as_bytes()));
     let registered = keys.live().iter().map(|entry| (entry.id.clone(), 1)).collect();
-    Registry { keys, registered }
+    Registry {
+        keys,
+        registered,
+        leases: None,
+    }
 }
 
 fn merged(ours: &str, theirs: &str) -> (Merged, String) {

@@ -11,7 +11,11 @@ const POLICY: Policy<'static> = Policy {
 fn registry(text: &str) -> Registry {
     let keys = KeyStore::new(file::parse(text.as_bytes()));
     let registered = keys.live().iter().map(|entry| (entry.id.clone(), 1)).collect();
-    Registry { keys, registered }
+    Registry {
+        keys,
+        registered,
+        leases: None,
+    }
 }
 
 fn ask(name: &str, address: &str) -> Ask {

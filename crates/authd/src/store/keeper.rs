@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{AddOutcome, Command, GroupsPage, RemoveOutcome, Shared, StorePolicy};
+use super::{AddOutcome, Command, GroupsPage, NOT_LEASED, RemoveOutcome, Shared, StorePolicy};
 use crate::{
     change::Removal,
     contested::Contested,
@@ -265,6 +265,14 @@ impl Keeper {
     fn publish(&self) {
         let agents = u64::try_from(self.ledger.registry().keys.live().len()).unwrap_or(u64::MAX);
         self.shared.agents.store(agents, Ordering::Relaxed);
+        let registry = self.ledger.registry();
+        let free = registry
+            .leases
+            .as_ref()
+            .map_or(NOT_LEASED, |leases| leases.free().into());
+        self.shared.free_ids.store(free, Ordering::Relaxed);
+        let highest = registry.keys.highest_number();
+        self.shared.highest_number.store(highest.into(), Ordering::Relaxed);
         self.shared.owes_rows.store(self.ledger.owes_rows(), Ordering::Relaxed);
     }
 
@@ -319,6 +327,14 @@ impl Keeper {
                     self.announce();
                 }
                 let _ = reply.send(changed.map(|agents| self.page(agents, false)));
+                None
+            }
+            Command::TakeBlock { block, reply } => {
+                let taken = self.ledger.take_block(block).map_err(|error| format!("{error:#}"));
+                if taken.is_ok() {
+                    tracing::info!(first = block.first, count = block.count, "a block of ids is ours");
+                }
+                let _ = reply.send(taken);
                 None
             }
             Command::Tell(event) => {

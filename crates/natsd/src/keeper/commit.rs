@@ -166,6 +166,7 @@ impl Keeper {
             prev_last_seq: None,
             producer: Some(producer),
             runs: &[],
+            spool_age: self.spool_age(now),
         };
         let event = gap.into_event(now);
         let detail = json!({"producer": producer, "count": count, "reason": "outbox_full"});

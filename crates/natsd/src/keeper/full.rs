@@ -159,6 +159,7 @@ impl Keeper {
             prev_last_seq: None,
             producer: Some("natsd"),
             runs: &[],
+            spool_age: self.spool_age(now),
         };
         self.own.push(gap.into_event(now));
         self.audit_act(

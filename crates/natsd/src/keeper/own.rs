@@ -42,6 +42,7 @@ impl Keeper {
             prev_last_seq: Some(self.sequencer.before),
             producer: None,
             runs: &[],
+            spool_age: self.spool_age(now),
         };
         self.own.push(gap.into_event(now));
         let detail = json!({"epoch": self.composer.epoch, "state_lost": self.sequencer.state_lost});
@@ -185,11 +186,6 @@ impl Keeper {
         degraded.extend(self.shared.trouble());
         degraded.extend(self.shared.audit_trouble());
         degraded.extend(self.shared.owners.as_ref().and_then(|room| room.degraded()));
-        let age = if depth.oldest_ms == 0 {
-            0
-        } else {
-            now.saturating_sub(depth.oldest_ms) / 1000
-        };
         let health = Health {
             manager_node: &self.composer.node,
             timestamp: now / 1000,
@@ -200,7 +196,7 @@ impl Keeper {
             spool_events: depth.waiting,
             spool_bytes: depth.bytes,
             spool_capacity: capacity,
-            spool_age: age,
+            spool_age: depth.age_s(now),
             last_ack: facts.last_ack_ms / 1000,
             degraded: &degraded,
             clock_step_ms,
@@ -249,6 +245,10 @@ impl Keeper {
         }
     }
 
+    pub(super) fn spool_age(&self, now_ms: u64) -> u64 {
+        self.shared.spool().depth().age_s(now_ms)
+    }
+
     /// What was dropped is told, as an event of our own in the next commit.
     pub(super) fn declare(&mut self, gaps: &[Gap]) {
         let now = clock::unix_ms();
@@ -276,6 +276,7 @@ impl Keeper {
                 prev_last_seq: None,
                 producer: None,
                 runs: &gap.runs,
+                spool_age: self.spool_age(now),
             };
             self.own.push(body.into_event(now));
             let detail = json!({

@@ -68,7 +68,7 @@ impl Spool {
             event.write_record(&mut bytes);
             places.push((start, bytes.len() - start));
         }
-        let sync = self.limits.sync;
+        let sync = self.waits_for_disk();
         let held = self.memory.count();
         let writer = self.current()?.writer();
         Ok(Commit {
@@ -164,7 +164,7 @@ impl Spool {
             Some(segment) => segment,
             None => Segment::create(&self.directory, number)?,
         };
-        if let Err(error) = segment.append(&bytes, self.limits.sync && sync) {
+        if let Err(error) = segment.append(&bytes, self.waits_for_disk() && sync) {
             // A later attempt finds its number free.
             files::remove(&self.directory, segment.number)?;
             return Err(error);

@@ -6,7 +6,7 @@ use super::*;
 pub(super) const NO_LIMIT: Limits = Limits {
     max_bytes: u64::MAX,
     max_age_ms: u64::MAX / 4,
-    sync: false,
+    sync: SpoolFsync::Never,
 };
 
 pub(super) fn event(seq: u64, kind: Kind) -> Stored {

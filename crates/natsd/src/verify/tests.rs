@@ -104,6 +104,7 @@ impl Node {
             prev_last_seq: None,
             producer: None,
             runs,
+            spool_age: 0,
         };
         self.say(&gap.into_event(NOW))
     }

@@ -253,6 +253,8 @@ pub struct SpoolGap<'a> {
     /// The runs, in order, at most [`MAX_RUNS`]. Absent for the stream `-`, whose only run is `from_seq` to `to_seq`.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub runs: &'a [(u64, u64)],
+    /// Age of the oldest event that waits for the broker, in seconds; 0 when none waits.
+    pub spool_age: u64,
 }
 
 /// A log line in the shape of archives.json.

@@ -102,6 +102,16 @@ pub enum Request {
         /// Since when it was active here, in Unix milliseconds: if it came later than that, it stays.
         since_ms: u64,
     },
+    /// authd: how many ids it may still give, where several managers lease them. Answer: [`Response::IdBlocks`].
+    IdBlocks,
+    /// authd: these ids are this manager's alone to give. Answer: [`Response::Done`] when that is on the disk, or
+    /// [`Response::Failed`].
+    AddIdBlock {
+        /// The lowest.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
 }
 
 /// The most agents of one [`Request::SetGroups`].
@@ -126,7 +136,7 @@ impl Request {
     /// that it watches anyway, and comes from authd, which has another user. Groups for agents that have none are asked
     /// for by remoted, again another user, and take nothing away from anybody. An agent that is let go comes back at once if
     /// it has nowhere else to go; natsd, which asks for it, may have another user, and whoever may open the socket may also
-    /// tell agents to reconnect.
+    /// tell agents to reconnect. Ids come from natsd as well; whoever may open authd's socket may enroll whom they like.
     pub fn only_reads(&self) -> bool {
         matches!(
             self,
@@ -134,6 +144,8 @@ impl Request {
                 | Self::NatsKeys
                 | Self::Heard { .. }
                 | Self::LetGo { .. }
+                | Self::IdBlocks
+                | Self::AddIdBlock { .. }
                 | Self::Agents { .. }
                 | Self::Agent(_)
                 | Self::Liveness(_)
@@ -197,6 +209,17 @@ pub enum Response {
         /// The agent behind which the next page begins; `None` on the last one.
         next: Option<AgentId>,
     },
+    /// Ids that may be given.
+    IdBlocks(IdBlocks),
+}
+
+/// What authd knows of ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdBlocks {
+    /// How many it may still give; nothing where ids are not leased.
+    pub free: Option<u32>,
+    /// The highest number that an agent has or had.
+    pub highest: u32,
 }
 
 /// When an agent was heard last.

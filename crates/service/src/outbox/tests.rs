@@ -119,15 +119,43 @@ fn what_strangers_can_cause_does_not_fill_the_disk() {
 }
 
 #[test]
-fn event_that_fits_no_frame_is_refused_at_once() {
+fn event_larger_than_any_message_is_counted_and_keeps_nobody_back() {
     let directory = tempfile::tempdir().expect("directory");
     let database = database(&directory.path().join("db"));
-    let huge = Event {
-        body: vec![b'x'; MAX_EVENT_LEN],
+    let of_length = |length| Event {
+        body: vec![b'x'; length],
         ..event(Kind::StatusChange, 0)
     };
-    assert!(matches!(append(&database, &huge), Err(OutboxError::TooLong(_))));
-    assert_eq!(numbers(&database), [0; 0]);
+    let three = [of_length(MAX_BODY_LEN), of_length(MAX_BODY_LEN + 1), of_length(1)];
+    assert_eq!(
+        append_all_within(&database, &three, Bound::default()).expect("appended"),
+        3
+    );
+    assert_eq!(append(&database, &of_length(MAX_EVENT_LEN)).expect("passed over"), 4);
+    assert_eq!(append(&database, &of_length(2)).expect("appended"), 5);
+    assert_eq!(
+        numbers(&database),
+        [1, 3, 5],
+        "their numbers are missing, which natsd tells"
+    );
+    let now = contents(&database).expect("read");
+    assert_eq!((now.events, now.dropped), (3, 2));
+}
+
+#[test]
+fn large_event_of_an_earlier_release_is_passed_over() {
+    let directory = tempfile::tempdir().expect("directory");
+    let database = database(&directory.path().join("db"));
+    let large = Event {
+        body: vec![b'x'; MAX_BODY_LEN + 1],
+        ..event(Kind::StatusChange, 0)
+    };
+    let blob = codec::encode(VERSION, &large).expect("fits a frame");
+    database
+        .execute("INSERT INTO outbox (droppable, bytes, event) VALUES (0, 1, ?1)", [blob])
+        .expect("inserted");
+    append(&database, &event(Kind::StatusChange, 0)).expect("appended");
+    assert_eq!(numbers(&database), [2]);
 }
 
 #[test]

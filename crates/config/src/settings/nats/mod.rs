@@ -140,6 +140,11 @@ impl Nats {
         }
     }
 
+    /// Whether new agents get ids of blocks that this manager has leased, and no others.
+    pub fn leases_ids(&self) -> bool {
+        self.enabled && self.ownership.as_ref().is_some_and(|ownership| ownership.ids)
+    }
+
     /// Whether it is a fault when the broker has no buckets: they were asked for.
     pub fn insists_on_buckets(&self) -> bool {
         self.kv.as_ref().is_some_and(|kv| kv.enabled)
@@ -323,17 +328,20 @@ impl Default for Kv {
     }
 }
 
-/// `<ownership bucket="..."/>`.
+/// `<ownership bucket="..." ids="..."/>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ownership {
     /// The bucket's name.
     pub bucket: String,
+    /// Whether new agents get ids of blocks that this manager has leased.
+    pub ids: bool,
 }
 
 impl Default for Ownership {
     fn default() -> Self {
         Self {
             bucket: limits::OWNER_BUCKET.to_owned(),
+            ids: false,
         }
     }
 }

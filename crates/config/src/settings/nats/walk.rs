@@ -369,5 +369,6 @@ impl Block for Kv {
 impl Block for Ownership {
     fn walk<W: Walk>(&mut self, walk: &mut W) {
         walk.attribute(Origin::Own, Need::Optional, "bucket", name(), &mut self.bucket);
+        walk.attribute(Origin::Own, Need::Optional, "ids", yes_no(), &mut self.ids);
     }
 }

@@ -1,4 +1,4 @@
-use muster_config::{EventFormat, Nats};
+use muster_config::{EventFormat, Nats, SpoolFsync};
 use muster_proto::{
     agent::AgentId,
     command::{Address, Outcome},
@@ -19,7 +19,7 @@ fn without_audit(directory: &std::path::Path) -> (Commander, Keeper, mpsc::Recei
     let limits = Limits {
         max_bytes: 16 << 20,
         max_age_ms: u64::MAX,
-        sync: false,
+        sync: SpoolFsync::Never,
     };
     let (spool, recovered) = Spool::open(directory, limits).expect("a spool");
     let sequencer = Sequencer::open(directory, "mgr-a", &recovered, Elsewhere::default(), 1).expect("a sequence");

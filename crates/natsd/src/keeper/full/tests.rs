@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use muster_config::EventFormat;
+use muster_config::{EventFormat, SpoolFsync};
 use muster_proto::{
     agent::{AgentId, AgentStatus, Reason},
     event::{
@@ -39,7 +39,7 @@ impl Stage {
         let limits = Limits {
             max_bytes: 2 * SEGMENT_LEN,
             max_age_ms: u64::MAX / 4,
-            sync: false,
+            sync: SpoolFsync::Never,
         };
         let (spool, recovered) = Spool::open(directory, limits).expect("a spool");
         let sequencer = Sequencer::open(directory, NODE, &recovered, Elsewhere::default(), 1).expect("a sequence");
