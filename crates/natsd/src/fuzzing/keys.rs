@@ -168,21 +168,7 @@ impl Stage {
 
     /// The node's key of this number, as the node would announce it.
     fn introduce(&self, place: usize) -> KeyRecord {
-        let mut record = KeyRecord {
-            kid: self.keys[place].public_key(),
-            node: NODE.to_owned(),
-            alg: header::ED25519.to_owned(),
-            not_before: START_MS,
-            not_after: None,
-            status: KeyStatus::Active,
-            prev_kid: None,
-            epoch_from: 1,
-            revoked_at: None,
-            compromised_since: None,
-            prev_sig: None,
-            trust: None,
-            revocation: None,
-        };
+        let mut record = KeyRecord::new(&self.keys[place].public_key(), NODE, START_MS, 1);
         if let Some(before) = place.checked_sub(1) {
             record.prev_kid = Some(self.keys[before].public_key());
             record.prev_sig = Some(sign(&self.keys[before], record.introduction()).sig);

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::draw::Draw;
 use crate::{
-    keys::{KeyRecord, KeyStatus},
+    keys::KeyRecord,
     message::{Composer, Numbers},
     seal::Sealer,
     signature::{self, Preamble},
@@ -222,21 +222,7 @@ impl Stage {
     /// The node announces a key in its epoch; perhaps nobody hears it.
     fn announce(&mut self, key: usize, draw: &mut Draw<'_>) {
         let [first, second] = &self.keys;
-        let mut record = KeyRecord {
-            kid: self.keys[key].public_key(),
-            node: self.composer.node.clone(),
-            alg: header::ED25519.to_owned(),
-            not_before: START_MS,
-            not_after: None,
-            status: KeyStatus::Active,
-            prev_kid: None,
-            epoch_from: 1,
-            revoked_at: None,
-            compromised_since: None,
-            prev_sig: None,
-            trust: None,
-            revocation: None,
-        };
+        let mut record = KeyRecord::new(&self.keys[key].public_key(), &self.composer.node, START_MS, 1);
         if record.kid == second.public_key() {
             record.prev_kid = Some(first.public_key());
             let text = record.introduction().expect("a statement");

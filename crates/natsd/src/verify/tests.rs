@@ -111,21 +111,7 @@ impl Node {
 
     /// As the node would announce its own key.
     fn record(&self) -> KeyRecord {
-        KeyRecord {
-            kid: self.kid.clone(),
-            node: self.composer.node.clone(),
-            alg: header::ED25519.to_owned(),
-            not_before: NOW,
-            not_after: None,
-            status: KeyStatus::Active,
-            prev_kid: None,
-            epoch_from: 1,
-            revoked_at: None,
-            compromised_since: None,
-            prev_sig: None,
-            trust: None,
-            revocation: None,
-        }
+        KeyRecord::new(&self.kid, &self.composer.node, NOW, 1)
     }
 
     fn announce(&mut self, record: &KeyRecord) -> Message {

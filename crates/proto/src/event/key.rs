@@ -71,6 +71,25 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
+    /// A key that signs from this time and this epoch on, as its node would introduce it without anybody's word for it.
+    pub fn new(kid: &str, node: &str, not_before: u64, epoch_from: u64) -> Self {
+        Self {
+            kid: kid.to_owned(),
+            node: node.to_owned(),
+            alg: super::header::ED25519.to_owned(),
+            not_before,
+            not_after: None,
+            status: KeyStatus::Active,
+            prev_kid: None,
+            epoch_from,
+            revoked_at: None,
+            compromised_since: None,
+            prev_sig: None,
+            trust: None,
+            revocation: None,
+        }
+    }
+
     /// The text that introduces the key. Nothing if a value could be taken for two lines.
     pub fn introduction(&self) -> Option<String> {
         statement(&[

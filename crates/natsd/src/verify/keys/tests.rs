@@ -7,21 +7,7 @@ use crate::signature::text;
 const T: u64 = 1_795_243_200_000;
 
 fn record(kid: &str, node: &str) -> KeyRecord {
-    KeyRecord {
-        kid: kid.to_owned(),
-        node: node.to_owned(),
-        alg: header::ED25519.to_owned(),
-        not_before: T,
-        not_after: None,
-        status: KeyStatus::Active,
-        prev_kid: None,
-        epoch_from: 1,
-        revoked_at: None,
-        compromised_since: None,
-        prev_sig: None,
-        trust: None,
-        revocation: None,
-    }
+    KeyRecord::new(kid, node, T, 1)
 }
 
 fn sign(key: &KeyPair, statement: Option<String>) -> CoSignature {
