@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::{
     alert::Alerts,
     audit::{self, Audit},
-    census,
+    bundle, census,
     command::{self, Commander, Doorkeeper},
     control::Control,
     intake,
@@ -60,6 +60,7 @@ enum Command {
     Verify(verify::command::Verify),
     AuditCheck(audit::command::AuditCheck),
     Provision(provision::Provision),
+    Bundle(bundle::Bundle),
 }
 
 /// The command line, for man pages.
@@ -77,6 +78,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Verify(verify)) => return verify.run(&cli.common),
         Some(Command::AuditCheck(check)) => return check.run(&cli.common),
         Some(Command::Provision(provision)) => return provision.run(&cli.common),
+        Some(Command::Bundle(bundle)) => return bundle.run(&cli.common),
         None => {}
     }
     let mut startup = Startup::begin("natsd", &cli.common)?;

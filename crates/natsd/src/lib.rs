@@ -20,6 +20,7 @@
 mod alert;
 mod aside;
 pub mod audit;
+mod bundle;
 mod census;
 mod cli;
 mod command;

@@ -15,17 +15,44 @@ use muster_proto::event::Stream;
 use muster_service::{Common, command_line};
 use serde_json::{Map, Value, json};
 
-use self::wanted::{CONSUMERS, bucket_config, buckets, stream_config};
-use crate::publish::{connection, leases};
+use self::wanted::{CONSUMERS, bucket_config, buckets, store_config, stream_config};
+use crate::{
+    bundle,
+    publish::{connection, leases},
+};
 
 /// How long the broker may take for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// create the streams, the key-value bucket and consumers on the NATS server
 ///
 /// Needs credentials that may administer JetStream; those of <nats> in etc/ossec.conf should not. What exists already is
 /// compared and brought up to date with --update. Ends with 1 when what the server has differs from what was asked for.
 #[derive(Args)]
 pub(crate) struct Provision {
+    #[command(flatten)]
+    login: Login,
+
+    /// how many servers keep each stream: 1 where there is one server, 3 in a cluster, so that one may be lost
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    replicas: u8,
+
+    /// how large the streams may become, in percent of the usual sizes (90 GiB together)
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    share: u16,
+
+    /// bring streams that exist already up to date
+    #[arg(long)]
+    update: bool,
+
+    /// what to make besides the streams
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT", default_values = ["kv", "consumers", "bundles"])]
+    with: Vec<With>,
+}
+
+/// As whom, and where: for what natsd's own credentials have no right to.
+#[derive(Args)]
+pub(crate) struct Login {
     /// a .creds file of an administrator [default: the credentials in etc/ossec.conf]
     #[arg(long, value_name = "FILE")]
     creds: Option<PathBuf>,
@@ -37,36 +64,11 @@ pub(crate) struct Provision {
     /// the server, if it is not the one in etc/ossec.conf
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-
-    /// how many servers keep each stream
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    replicas: u8,
-
-    /// how large the streams may become, in percent of the usual sizes (85 GiB together)
-    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    share: u16,
-
-    /// bring streams that exist already up to date
-    #[arg(long)]
-    update: bool,
-
-    /// what to make besides the streams
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT", default_values = ["kv", "consumers"])]
-    with: Vec<With>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum With {
-    /// the buckets of agents, of managers and of signing keys
-    Kv,
-    /// durable consumers for status, alerts and audit
-    Consumers,
-    /// the stream of all log lines
-    Archives,
-}
-
-impl Provision {
-    pub(crate) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+impl Login {
+    /// The configuration with these in the place of its own.
+    pub(crate) fn settings(&self, common: &Common) -> anyhow::Result<Nats> {
         let mut nats = settings(common)?;
         if let Some(server) = &self.server {
             nats.servers = vec![server.clone()];
@@ -76,6 +78,25 @@ impl Provision {
             nats.nkey_file.clone_from(&self.nkey);
             (nats.user, nats.password, nats.token) = (None, None, None);
         }
+        Ok(nats)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum With {
+    /// the buckets of agents, of managers and of signing keys
+    Kv,
+    /// durable consumers for status, alerts and audit
+    Consumers,
+    /// the object store of `muster-natsd bundle`
+    Bundles,
+    /// the stream of all log lines
+    Archives,
+}
+
+impl Provision {
+    pub(crate) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+        let nats = self.login.settings(common)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let client = connection::connect_once(&nats, "provision").await?;
@@ -100,6 +121,9 @@ impl Provision {
             if nats.leases_ids() {
                 wanted.push(bucket_config(leases::IDS, self.replicas));
             }
+        }
+        if self.with.contains(&With::Bundles) {
+            wanted.push(store_config(bundle::STORE, self.replicas, self.share));
         }
         for config in &wanted {
             differences.extend(self.one_stream(client, config, &nats.subject_prefix).await?);

@@ -136,6 +136,22 @@ pub(crate) fn bucket_config(bucket: &str, replicas: u8) -> Value {
     })
 }
 
+/// An object store is one, too.
+pub(crate) fn store_config(store: &str, replicas: u8, share: u16) -> Value {
+    json!({
+        "name": format!("OBJ_{store}"),
+        "subjects": [format!("$O.{store}.C.>"), format!("$O.{store}.M.>")],
+        "retention": "limits",
+        "storage": "file",
+        "max_bytes": 5 * GIB * u64::from(share) / 100,
+        "discard": "new",
+        "duplicate_window": 2 * MINUTE_NS,
+        "num_replicas": replicas,
+        "allow_rollup_hdrs": true,
+        "allow_direct": true,
+    })
+}
+
 fn agents(nats: &Nats) -> String {
     nats.kv.clone().unwrap_or_default().bucket
 }

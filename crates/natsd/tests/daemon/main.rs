@@ -4,6 +4,7 @@ mod accounts;
 mod activation;
 mod alerts;
 mod audit;
+mod bundles;
 mod damage;
 mod delivery;
 mod disk;
