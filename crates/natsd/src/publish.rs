@@ -21,6 +21,7 @@ mod session;
 pub(crate) mod skew;
 pub(crate) mod tls;
 mod told;
+mod turns;
 
 use std::{
     collections::BTreeMap,

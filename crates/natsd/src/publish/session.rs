@@ -32,18 +32,10 @@ use super::{
     lane::Lane,
     pace::Pace,
     told::{self, Told},
+    turns::{TURNS, Turns},
 };
 use crate::{keeper::chain, spool::Place};
 
-/// How many events of each stream are sent in turn, so that a backlog of alerts does not hide status changes.
-const TURNS: [(Stream, usize); 6] = [
-    (Stream::Audit, 8),
-    (Stream::State, 8),
-    (Stream::Alerts, 4),
-    (Stream::Keepalive, 2),
-    (Stream::Osquery, 1),
-    (Stream::Archives, 1),
-];
 /// How long the client may take to accept an event. It only queues it.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// How long the broker may take to say whether there is a stream; without an answer it is taken for granted.
@@ -82,6 +74,7 @@ pub(super) struct Session<'a> {
     lanes: Vec<Lane>,
     /// What was read from the index and not yet sent, a queue for each lane.
     ahead: Vec<VecDeque<Place>>,
+    turns: Turns,
     how_far: Vec<HowFar>,
     deadlines: VecDeque<Deadline>,
     attempts: u64,
@@ -134,6 +127,7 @@ impl<'a> Session<'a> {
             inbox,
             answers,
             lanes: TURNS.iter().map(|(stream, _)| Lane::new(*stream)).collect(),
+            turns: Turns::default(),
             ahead: TURNS.iter().map(|_| VecDeque::new()).collect(),
             how_far: TURNS.iter().map(|_| HowFar::at_first()).collect(),
             deadlines: VecDeque::new(),

@@ -10,8 +10,11 @@ use std::{collections::BTreeSet, time::Instant};
 use serde_json::json;
 
 use super::{
-    super::answer::{self, Answer, Extent},
-    ASK, Session, TURNS,
+    super::{
+        answer::{self, Answer, Extent},
+        turns::TURNS,
+    },
+    ASK, Session,
 };
 use crate::{keeper::chain, spool::cursor::Kept};
 

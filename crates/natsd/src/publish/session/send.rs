@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{
     super::lane::{Clearance, Lane},
-    Deadline, HAND_OVER, Session, TURNS,
+    Deadline, HAND_OVER, Session,
     way::{Unproven, Way},
 };
 use crate::{keeper::chain, publish::pace::LATE_S, spool::record::Name};
@@ -20,24 +20,16 @@ const READ_AHEAD: usize = 256;
 
 impl Session<'_> {
     pub(super) async fn send_what_may_go(&mut self) -> Result<(), String> {
-        loop {
-            let mut any = false;
-            for (place, (_, turn)) in TURNS.iter().enumerate() {
-                for _ in 0..*turn {
-                    let under_way: usize = self.lanes.iter().map(Lane::under_way).sum();
-                    if under_way >= self.window {
-                        return Ok(());
-                    }
-                    if !self.send_next(place).await? {
-                        break;
-                    }
-                    any = true;
-                }
+        self.turns.begin();
+        while let Some(place) = self.turns.next() {
+            let under_way: usize = self.lanes.iter().map(Lane::under_way).sum();
+            if under_way >= self.window {
+                break;
             }
-            if !any {
-                return Ok(());
-            }
+            let has_sent = self.send_next(place).await?;
+            self.turns.note(has_sent);
         }
+        Ok(())
     }
 
     /// Sends the next event of a lane. Whether there was one that might go.
@@ -77,7 +69,7 @@ impl Session<'_> {
             self.ahead[lane].pop_front();
             return Ok(true);
         }
-        if matches!(way, Way::Asking(..)) || !self.pace.may_go(&event, now) {
+        if matches!(way, Way::Asking(..)) || !self.pace.may_go(event.created_ms, clock::unix_ms(), now) {
             return Ok(false);
         }
         self.ahead[lane].pop_front();
