@@ -196,13 +196,7 @@ impl Store {
             places.push(place);
         }
         for event in &batch.events {
-            match outbox::append(&transaction, event) {
-                // Nothing that we make is so long; should it happen, it must not stop what comes behind.
-                Err(error @ outbox::OutboxError::TooLong(_)) => tracing::error!(%error, "event is dropped"),
-                appended => {
-                    appended?;
-                }
-            }
+            outbox::append(&transaction, event)?;
         }
         transaction.commit()?;
         for id in &batch.gone {
