@@ -23,7 +23,10 @@ const DAEMON: &str = "natsd";
 /// `nats …`
 #[derive(Debug, Subcommand)]
 pub enum NatsCommand {
-    /// say how events reach the broker: connection, backlog, last acknowledgement, and what is degraded and why
+    /// say how events reach the broker: connection, rates, backlog, last acknowledgement, losses, and what is degraded and why
+    ///
+    /// Rates are those of the last minute, for each stream that anything was published to since natsd has started. Of what was
+    /// lost since then, dropped_latest names the latest ranges.
     ///
     /// As JSON: {"ready", "degraded": [], "queues": [], "counters": {}, "facts": {}}.
     Status,
