@@ -1,8 +1,8 @@
 //! From the spool to the broker, on a thread of its own.
 //!
-//! Over JetStream an event is done when the broker has acknowledged it. Where the broker has no stream for a subject,
-//! never had one, and the configuration does not insist on one, an event is done when the broker has read it. While
-//! there is no connection nothing is sent, and the spool grows.
+//! Over JetStream an event is done when the broker has acknowledged it. What no stream takes yet is told to whoever listens,
+//! unless the configuration insists on a stream, and waits for one; only where there is no JetStream an event is done when
+//! the broker has read it. While there is no connection nothing is sent, and the spool grows.
 //!
 //! Each connection has a runtime of its own that goes when the connection is over, with everything the client still
 //! held: what is sent next is decided from the spool alone.
