@@ -313,7 +313,11 @@ fn rows() -> Vec<Row> {
         ("nats/keepalive_received", BOOL.0, BOOL.1),
         ("nats/kv@enabled", &["yes", "no"], &["perhaps", ""]),
         ("nats/kv@bucket", &["agents", "agents_wazuh_xdr"], &["a.b", "", "a b"]),
-        ("nats/ownership@bucket", &["agent_owner", "fleet_b"], &["a.b", "", "a b"]),
+        (
+            "nats/ownership@bucket",
+            &["agent_owner", "fleet_b"],
+            &["a.b", "", "a b"],
+        ),
         ("nats/ownership@ids", BOOL.0, BOOL.1),
         ("nats/control@enabled", BOOL.0, BOOL.1),
         ("nats/control@destroy", BOOL.0, BOOL.1),
