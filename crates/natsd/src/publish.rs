@@ -284,7 +284,7 @@ async fn no_right_to_names(news: &mut mpsc::Receiver<News>) -> Result<(), String
     loop {
         match news.recv().await {
             Some(News::Lost(why)) => return Err(why),
-            Some(News::Error(text)) if text.contains(fence::NODES) => {
+            Some(News::Error(text)) if text.contains(fence::NODES) && !text.contains(fence::STREAM_INFO) => {
                 tracing::info!(error = text, "nobody looks after the names of managers");
                 return Ok(());
             }

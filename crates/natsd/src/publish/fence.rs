@@ -7,7 +7,7 @@
 //!
 //! Without the bucket, or the right to use it, there is no fence.
 
-use std::{path::Path, time::Duration};
+use std::{future::pending, path::Path, time::Duration};
 
 use async_nats::{Client, HeaderMap, StatusCode, header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use futures_util::StreamExt;
@@ -34,6 +34,10 @@ pub(super) const BEAT: Duration = Duration::from_secs(10);
 const SLACK_MS: u64 = 20 * 1000;
 /// How long the broker may take for an answer.
 const ANSWER: Duration = Duration::from_secs(3);
+/// What asks for a stream.
+pub(super) const STREAM_INFO: &str = "$JS.API.STREAM.INFO";
+/// There is no such stream.
+const NO_STREAM: u64 = 10059;
 /// Wrong last sequence: somebody else was quicker.
 const WRONG_SEQUENCE: u64 = 10071;
 const STATE: &str = "node.state";
@@ -276,7 +280,11 @@ pub(crate) async fn known_epoch(nats: &Nats, node: &str) -> Option<u64> {
 }
 
 async fn look(client: &Client, node: &str) -> Result<Found, String> {
-    let answer = match timeout(ANSWER, client.request(question(node), "".into())).await {
+    let asked = tokio::select! {
+        answer = timeout(ANSWER, client.request(question(node), "".into())) => answer,
+        () = no_stream(client) => return Ok(Found::NoBucket),
+    };
+    let answer = match asked {
         Ok(Ok(answer)) => answer,
         // Nobody answers: there is no such stream.
         Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => return Ok(Found::NoBucket),
@@ -297,6 +305,21 @@ async fn look(client: &Client, node: &str) -> Result<Found, String> {
         (Some(revision), _) => Ok(Found::Somebody(Holder::default(), revision)),
         (None, _) => Ok(Found::NoBucket),
     }
+}
+
+/// Ends when the broker says that there is no such stream: an old one says nothing at all to whoever asks for what is in
+/// it. It never ends where we may not ask.
+async fn no_stream(client: &Client) {
+    let asked = client.request(format!("{STREAM_INFO}.KV_{NODES}"), "".into());
+    if let Ok(Ok(answer)) = timeout(ANSWER, asked).await
+        && matches!(
+            Answer::read(false, &answer.payload),
+            Answer::Refused { code: NO_STREAM, .. }
+        )
+    {
+        return;
+    }
+    pending().await
 }
 
 /// Whether the broker passes on what we send to ourselves.
