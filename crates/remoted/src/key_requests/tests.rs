@@ -125,16 +125,15 @@ fn an_ipv6_network_is_one_source() {
 #[test]
 fn made_up_addresses_of_datagrams_take_nothing_from_connections() {
     let queue = heard(&settings(5, 100));
+    let begun = Instant::now();
     for number in 0..20_000_u32 {
         let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string();
         queue.ask(KeyRequest::Id(&(1000 + number).to_string()), &udp(&address));
     }
-    assert!(
-        (50..60).contains(&waiting(&queue)),
-        "half of all, and a moment's worth: {}",
-        waiting(&queue)
-    );
     let before = waiting(&queue);
+    // Half of all, and what a moment is worth.
+    let most = 52 + 50 * begun.elapsed().as_millis() as usize / 1000;
+    assert!((50..=most).contains(&before), "{before} of {most}");
     queue.ask(KeyRequest::Id("001"), &tcp("192.168.0.1"));
     assert_eq!(waiting(&queue), before + 1);
 }

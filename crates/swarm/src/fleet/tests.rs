@@ -23,6 +23,8 @@ use crate::{
     scenario::{self, Naming},
 };
 
+/// How long is waited for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "9f1c6b0e5a7d4832c1e0f9a8b7c6d5e4f30211aa42bb53cc64dd75ee86ff9700";
 
 /// Acknowledges every control message, in the form in which it came, and keeps all payloads.
@@ -228,12 +230,15 @@ impl Stage {
     }
 
     async fn until(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
+        let begun = time::Instant::now();
         loop {
             self.order("status").await;
-            match self.line().await {
+            let line = self.line().await;
+            match line {
                 Line::Status(report) if wanted(&report) => return report,
                 _ => time::sleep(Duration::from_millis(5)).await,
             }
+            assert!(begun.elapsed() < PATIENCE, "in vain: {line:?}");
         }
     }
 

@@ -33,7 +33,7 @@ fn a_reset_is_a_reset_and_other_endings_are_none() {
     on_a_stage(async {
         let (manager, mut stage) = staged("wazuh-aes-tcp=4").await;
         // Closing with an ack unread would be a reset too.
-        stage.until(|report| report.tally.keepalives_acked == 4).await;
+        stage.until(|report| report.tally.keepalives_acked >= 4).await;
         stage.order("kill 2").await;
         stage.line().await;
         stage.until_connected(2).await;

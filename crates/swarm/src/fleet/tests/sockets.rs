@@ -19,7 +19,7 @@ fn udp_agents_that_share_a_socket_get_their_own_answers() {
         let sockets: HashSet<SocketAddr> = manager.borrow().peers.iter().copied().collect();
         assert!(sockets.len() <= 5, "{sockets:?}");
         // Each one's first keepalive is acknowledged too.
-        stage.until(|report| report.tally.keepalives_acked == 40).await;
+        stage.until(|report| report.tally.keepalives_acked >= 40).await;
         let report = stage.stop().await;
         let Tally {
             startups_acked,
@@ -29,8 +29,9 @@ fn udp_agents_that_share_a_socket_get_their_own_answers() {
             messages_received,
             ..
         } = report.tally;
-        assert_eq!((startups_acked, undecodable, unclaimed, stale_counters), (40, 0, 0, 0));
-        assert_eq!(messages_received, 80);
+        assert_eq!((undecodable, unclaimed, stale_counters), (0, 0, 0));
+        // Who waits long says hello again.
+        assert!(startups_acked >= 40 && messages_received >= 80, "{report:?}");
     });
 }
 
