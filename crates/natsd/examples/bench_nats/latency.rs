@@ -16,7 +16,7 @@ use tokio::{task::JoinHandle, time::interval};
 use crate::{
     direct::message,
     feeder::{Feeder, Sent, event},
-    rig::{Home, Server},
+    rig::{Home, STREAM, Server},
     table::Table,
 };
 
@@ -41,7 +41,7 @@ pub(crate) async fn latency(
     table: &mut Table,
 ) -> Result<()> {
     let server = Server::start().await?;
-    let home = Home::start(&server, "<message_signing>yes</message_signing>")?;
+    let home = Home::start(&server, "<message_signing>yes</message_signing><kv enabled=\"no\"/>").await?;
     home.ready().await?;
     let count = rate * SECONDS;
 
@@ -125,7 +125,7 @@ fn tell_stalls(took: &[Took], longer: Option<Duration>) {
 async fn reader(server: &Server, count: u64) -> Result<(Sent, JoinHandle<Vec<Took>>)> {
     let client = async_nats::connect(server.url()).await?;
     let subject = client.new_inbox();
-    let stream = jetstream::new(client).get_stream("MUSTER_STATE").await?;
+    let stream = jetstream::new(client).get_stream(STREAM).await?;
     let config = OrderedConfig {
         deliver_subject: subject,
         deliver_policy: jetstream::consumer::DeliverPolicy::New,

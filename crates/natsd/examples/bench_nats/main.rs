@@ -107,7 +107,7 @@ fn sign(table: &mut Table) -> Result<()> {
 async fn rates(options: &Options, table: &mut Table) -> Result<()> {
     let server = Server::start().await?;
     // It makes the streams.
-    drop(Home::start(&server, "")?);
+    drop(Home::start(&server, "").await?);
     let direct = direct(&server, options.events).await?;
     table.add(
         "published directly",
@@ -117,9 +117,19 @@ async fn rates(options: &Options, table: &mut Table) -> Result<()> {
         "window 256, no spool, not signed",
     );
     let mut through = Vec::new();
-    for (signing, target) in [("no", "80 % of it"), ("yes", "25,000")] {
+    let no_bucket = "<kv enabled=\"no\"/>";
+    let signed = "<message_signing>yes</message_signing>";
+    for (what, target, form) in [
+        ("through the spool, unsigned", "80 % of it", no_bucket.to_owned()),
+        ("through the spool, signed", "25,000", format!("{signed}{no_bucket}")),
+        (
+            "through the spool, signed, and agents' states in the bucket",
+            "",
+            signed.to_owned(),
+        ),
+    ] {
         let server = Server::start().await?;
-        let home = Home::start(&server, &format!("<message_signing>{signing}</message_signing>"))?;
+        let home = Home::start(&server, &form).await?;
         home.ready().await?;
         let begun = Instant::now();
         let mut producer = Feeder::connect(&home, 1).await?;
@@ -127,11 +137,6 @@ async fn rates(options: &Options, table: &mut Table) -> Result<()> {
         home.wait_until_published(options.events).await?;
         let rate = as_f64(options.events) / begun.elapsed().as_secs_f64();
         let cost = cpu_time(home.child.id())?.as_secs_f64() * 1e6 / as_f64(options.events);
-        let what = if signing == "yes" {
-            "through the spool, signed"
-        } else {
-            "through the spool, unsigned"
-        };
         table.add(what, rate, "/s", target, EVENTS);
         table.add(
             &format!("  peak of resident memory, {what}"),
@@ -164,7 +169,8 @@ async fn backlog(options: &Options, table: &mut Table) -> Result<()> {
     let home = Home::start(
         &server,
         "<message_signing>yes</message_signing><spool max_bytes=\"4GB\"/>",
-    )?;
+    )
+    .await?;
     home.ready().await?;
     server.stop();
     let begun = Instant::now();
@@ -238,7 +244,7 @@ async fn backlog(options: &Options, table: &mut Table) -> Result<()> {
 async fn sustained(time: Duration, table: &mut Table) -> Result<()> {
     const CHUNK: u64 = 25_000;
     let server = Server::start().await?;
-    let home = Home::start(&server, "<message_signing>yes</message_signing>")?;
+    let home = Home::start(&server, "<message_signing>yes</message_signing>").await?;
     home.ready().await?;
     let mut producer = Feeder::connect(&home, 1).await?;
     let (begun, mut fed) = (Instant::now(), 0);

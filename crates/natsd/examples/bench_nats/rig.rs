@@ -9,8 +9,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use async_nats::jetstream;
 use muster_proto::ipc::control::{DaemonStatus, Request, Response};
 use muster_service::client::Client;
+
+/// Where the events go.
+pub(crate) const STREAM: &str = "MUSTER_STATE";
+/// Room for all of them.
+const STREAM_LEN: i64 = 3 << 30;
 
 pub(crate) struct Server {
     pub(crate) folder: tempfile::TempDir,
@@ -79,7 +85,7 @@ pub(crate) struct Home {
 
 impl Home {
     /// Streams, and a daemon that publishes to them.
-    pub(crate) fn start(server: &Server, options: &str) -> Result<Self> {
+    pub(crate) async fn start(server: &Server, options: &str) -> Result<Self> {
         let path = tempfile::tempdir()?;
         fs::create_dir_all(path.path().join("etc"))?;
         let config = format!(
@@ -96,6 +102,11 @@ impl Home {
             .stdout(Stdio::null())
             .status()?;
         anyhow::ensure!(made.success(), "provisioning failed");
+        // A stream that is full throws away an old event for each new one, which costs the server more than all else.
+        let streams = jetstream::new(async_nats::connect(server.url()).await?);
+        let mut config = streams.get_stream(STREAM).await?.cached_info().config.clone();
+        config.max_bytes = config.max_bytes.max(STREAM_LEN);
+        streams.update_stream(&config).await?;
         let log = fs::File::create(path.path().join("log"))?;
         let child = Command::new(&natsd)
             .arg("--home")

@@ -21,6 +21,8 @@ use super::answer::Answer;
 
 /// Writes that may be under way.
 const MAX_UNDER_WAY: usize = 64;
+/// The same while events crowd the way: an entry that waits takes in what changes meanwhile, an event only waits.
+const CROWDED: usize = 1;
 /// Agents that are remembered. Beyond it the bucket lacks agents; a manager has no more.
 const MAX_AGENTS: usize = 200_000;
 /// That an agent was heard again is written at most this often, until remoted has said what its interval is.
@@ -303,14 +305,15 @@ impl Writer {
         }
     }
 
-    pub(super) fn next(&mut self, roll: &mut Roll, now_ms: u64) -> Option<Put> {
+    /// The next entry to write. `crowded` is whether many events are under way.
+    pub(super) fn next(&mut self, roll: &mut Roll, crowded: bool, now_ms: u64) -> Option<Put> {
         while let Some(oldest) = self.under_way.first_entry()
             && now_ms.saturating_sub(oldest.get().1) > ANSWER_MS
         {
             let (id, _) = oldest.remove();
             roll.age(&id);
         }
-        if self.under_way.len() >= MAX_UNDER_WAY {
+        if self.under_way.len() >= if crowded { CROWDED } else { MAX_UNDER_WAY } {
             return None;
         }
         let (id, value) = roll.next(now_ms)?;
@@ -497,21 +500,21 @@ mod tests {
         let mut roll = Roll::new("n", 1);
         roll.fill(&info(100, AgentStatus::Active));
         let mut writer = Writer::new(&mut roll, "agents", "_INBOX.x");
-        let put = writer.next(&mut roll, 1).expect("a write");
+        let put = writer.next(&mut roll, false, 1).expect("a write");
         assert_eq!(put.subject, "$KV.agents.001");
         assert!(writer.settle(&mut roll, 1, &kept(1)));
-        assert!(writer.next(&mut roll, 2).is_none());
+        assert!(writer.next(&mut roll, false, 2).is_none());
         roll.note(&change(AgentStatus::Disconnected, 200), 7);
-        writer.next(&mut roll, 3).expect("a write");
+        writer.next(&mut roll, false, 3).expect("a write");
         assert!(writer.settle(&mut roll, 2, &kept(1)), "the same place again");
-        writer.next(&mut roll, 4).expect("all again");
+        writer.next(&mut roll, false, 4).expect("all again");
         assert!(!writer.settle(&mut roll, 3, &Answer::Nobody));
         writer
-            .next(&mut roll, 4 + USUAL_INTERVAL_MS)
+            .next(&mut roll, false, 4 + USUAL_INTERVAL_MS)
             .expect("again after a while");
         assert!(writer.settle(&mut roll, 4, &kept(2)));
         assert!(
-            writer.next(&mut roll, 5 + USUAL_INTERVAL_MS).is_some(),
+            writer.next(&mut roll, false, 5 + USUAL_INTERVAL_MS).is_some(),
             "it had been missing"
         );
     }
@@ -527,9 +530,11 @@ mod tests {
             };
             roll.fill(&info);
         }
-        let sent = std::iter::from_fn(|| writer.next(&mut roll, 1)).count();
+        let crowded = std::iter::from_fn(|| writer.next(&mut roll, true, 1)).count();
+        assert_eq!(crowded, CROWDED);
+        let sent = crowded + std::iter::from_fn(|| writer.next(&mut roll, false, 1)).count();
         assert_eq!(sent, MAX_UNDER_WAY);
-        assert!(writer.next(&mut roll, 2 + ANSWER_MS).is_some());
+        assert!(writer.next(&mut roll, false, 2 + ANSWER_MS).is_some());
     }
 
     #[test]

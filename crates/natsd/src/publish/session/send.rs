@@ -144,6 +144,8 @@ impl Session<'_> {
     }
 
     pub(super) async fn write_kv(&mut self) -> Result<(), String> {
+        let under_way: usize = self.lanes.iter().map(Lane::under_way).sum();
+        let crowded = under_way >= self.window / 32;
         let Some(kv) = &mut self.kv else { return Ok(()) };
         // Of agents that are another manager's nothing is written, and nobody knows yet which those are.
         if self
@@ -160,7 +162,7 @@ impl Session<'_> {
                 .publisher
                 .shared
                 .roll()
-                .and_then(|mut roll| kv.next(&mut roll, clock::monotonic_ms()));
+                .and_then(|mut roll| kv.next(&mut roll, crowded, clock::monotonic_ms()));
             let Some(put) = next else { return Ok(()) };
             let publish = self.client.publish_with_reply(put.subject, put.reply, put.value.into());
             match timeout(HAND_OVER, publish).await {
