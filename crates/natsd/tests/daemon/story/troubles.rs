@@ -11,7 +11,7 @@ use crate::{
     natsd::{Home, Natsd},
     proxy::Proxy,
     server::Server,
-    wait_for,
+    wait_for, wait_for_within,
 };
 
 type Trouble = (&'static str, fn(&mut Site));
@@ -164,7 +164,11 @@ fn connection_cut(site: &mut Site) {
 }
 
 fn right_taken(site: &mut Site) {
-    wait_for("what was before is over", || !site.degraded().contains("MUSTER_STATE"));
+    // Behind a stall a claim to the name that nobody has answered is waited out, for half a minute.
+    let patience = Duration::from_secs(120);
+    wait_for_within(patience, "what was before is over", || {
+        !site.degraded().contains("MUSTER_STATE")
+    });
     site.give_rights("wazuh.xdr.agent.>");
     site.wait_until_degraded("MUSTER_STATE");
     site.give_rights("nothing.at.all");
