@@ -125,6 +125,8 @@ pub(super) struct Fence {
     slots: Slots,
     /// What we wrote last, or tried to.
     mark: String,
+    /// Whether nobody has said what became of it. It is tried again as it is: the broker may have stored any of the tries.
+    unanswered: bool,
     /// What the broker last said that it has of us.
     accepted: Option<String>,
     revision: u64,
@@ -142,6 +144,7 @@ impl Fence {
             since: clock::unix_ms(),
             slots,
             mark: mark.unwrap_or_default(),
+            unanswered: false,
             accepted: None,
             revision: 0,
         })
@@ -150,11 +153,8 @@ impl Fence {
     /// Takes the name, if nobody else has it.
     pub(super) async fn stand(&mut self, client: &Client) -> Result<Standing, String> {
         let mut found = look(client, &self.node).await?;
-        if let Found::Somebody(holder, _) = &mut found
-            && self.accepted.as_ref() == Some(&holder.mark)
-        {
-            // What we wrote since then was lost on its way.
-            holder.mark.clone_from(&self.mark);
+        if let Found::Somebody(holder, _) = &mut found {
+            self.recognise(holder);
         }
         match decide(found, &self.mark, self.epoch, clock::unix_ms()) {
             Step::Unfenced => Ok(Standing::Unfenced),
@@ -169,6 +169,28 @@ impl Fence {
                 })
             }
         }
+    }
+
+    /// The broker has this of us, if it is ours.
+    fn recognise(&mut self, holder: &mut Holder) {
+        if holder.mark == self.mark {
+            self.accepted = Some(holder.mark.clone());
+            self.unanswered = false;
+        } else if self.accepted.as_ref() == Some(&holder.mark) {
+            // What we wrote since then was lost on its way, or is still on it.
+            holder.mark.clone_from(&self.mark);
+        }
+    }
+
+    /// What to write next, which is on our disk then.
+    fn next_mark(&mut self) -> Result<String, String> {
+        if !self.unanswered {
+            let mark = random().map_err(|error| error.to_string())?;
+            self.slots.write(mark.as_bytes()).map_err(|error| chain(&error))?;
+            self.mark = mark;
+            self.unanswered = true;
+        }
+        Ok(self.mark.clone())
     }
 
     /// Says again and again that we are there. Ends when the name is no longer ours.
@@ -216,9 +238,7 @@ impl Fence {
 
     /// Writes ourselves over the revision that we know. Whether that was the newest.
     async fn beat(&mut self, client: &Client, deadline: u64) -> Result<bool, String> {
-        let mark = random().map_err(|error| error.to_string())?;
-        self.slots.write(mark.as_bytes()).map_err(|error| chain(&error))?;
-        self.mark.clone_from(&mark);
+        let mark = self.next_mark()?;
         let holder = Holder {
             node: self.node.clone(),
             epoch: self.epoch,
@@ -239,6 +259,7 @@ impl Fence {
             Answer::Kept { sequence, .. } => {
                 self.revision = sequence;
                 self.accepted = Some(self.mark.clone());
+                self.unanswered = false;
                 Ok(true)
             }
             Answer::Refused {
@@ -402,6 +423,28 @@ mod tests {
             );
         }
         assert_eq!((step("a", 4), step("b", 3)), (Step::Take(7), Step::Take(7)));
+    }
+
+    #[test]
+    fn whichever_beat_of_a_stall_was_stored_is_known_as_ours() {
+        let directory = tempfile::tempdir().expect("directory");
+        let mut fence = Fence::open(directory.path(), "n", 3, String::new()).expect("opens");
+        let before = fence.next_mark().expect("a mark");
+        fence.recognise(&mut holder(&before));
+        // Nobody answers these; the broker has stored the first of them, any other, or none.
+        let beats = [(); 3].map(|()| fence.next_mark().expect("a mark"));
+        assert!(beats.iter().all(|mark| *mark != before));
+        for stored in [&before].into_iter().chain(&beats) {
+            let mut found = holder(stored);
+            fence.recognise(&mut found);
+            let step = decide(Found::Somebody(found, 7), &fence.mark, 3, 1);
+            assert_eq!(step, Step::Take(7), "{stored}");
+        }
+        let next = fence.next_mark().expect("a mark");
+        assert!(
+            next != before && !beats.contains(&next),
+            "what is known is not used again"
+        );
     }
 
     #[test]
